@@ -1,0 +1,134 @@
+//! The `headrace` command line.
+
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::connection::ConnectionCommand;
+use crate::{connection, gateway, services, up};
+
+#[derive(Debug, Parser)]
+#[command(
+    name = "headrace",
+    version,
+    about = "Telematics ingress for operators of electric fleets"
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run everything on this machine (the default).
+    Up(UpArguments),
+    /// Run only a private broker and database.
+    Services(DataArguments),
+    /// Add, list and remove connections to providers.
+    #[command(subcommand)]
+    Connection(ConnectionCommand),
+    /// Run the gateway in front of the services' APIs, configured from the environment.
+    Gateway {
+        /// The gateway's own arguments; see `headrace gateway -- --help`.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
+    /// Run one service in this process; what `up --processes` starts.
+    #[command(hide = true)]
+    Service {
+        /// Which.
+        name: String,
+        /// The service's own arguments.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
+}
+
+/// Where the private servers keep their data.
+#[derive(Debug, Clone, Default, Args)]
+pub struct DataArguments {
+    /// Directory of the private servers' data [default: /var/lib/headrace as root, else
+    /// ~/.local/share/headrace].
+    #[arg(long, value_name = "DIR")]
+    pub data: Option<PathBuf>,
+}
+
+/// Arguments of `headrace up`.
+#[derive(Debug, Clone, Args)]
+pub struct UpArguments {
+    /// Where the private servers keep their data.
+    #[command(flatten)]
+    pub data: DataArguments,
+    /// How many vehicles the simulated provider has.
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..=10_000))]
+    pub vehicles: u16,
+    /// How often a driving vehicle reports, in Hz.
+    #[arg(long, value_name = "HZ", default_value_t = 1.0, value_parser = rate)]
+    pub rate: f64,
+    /// Start no simulated provider and no demo workspace.
+    #[arg(long)]
+    pub no_simulator: bool,
+    /// Run each service as a process of its own.
+    #[arg(long)]
+    pub processes: bool,
+    /// Where the gateway listens [default: 127.0.0.1:8080, or a free port if that is taken].
+    #[arg(long, value_name = "ADDRESS")]
+    pub listen: Option<SocketAddr>,
+    /// After what time without a message a vehicle is stale, such as 5m or 10s.
+    #[arg(long, value_name = "DURATION")]
+    pub stale_after: Option<String>,
+    /// After what time without a message a vehicle is offline.
+    #[arg(long, value_name = "DURATION")]
+    pub offline_after: Option<String>,
+}
+
+fn rate(text: &str) -> Result<f64, String> {
+    text.parse()
+        .ok()
+        .filter(|rate| (0.01..=100.0).contains(rate))
+        .ok_or_else(|| "write a number from 0.01 to 100".to_owned())
+}
+
+/// Runs the command line of this process.
+#[must_use]
+pub fn main() -> ExitCode {
+    match Cli::parse().command {
+        None => {
+            let defaults = Cli::parse_from(["headrace", "up"]);
+            let Some(Command::Up(arguments)) = defaults.command else {
+                return ExitCode::FAILURE;
+            };
+            up::main(arguments)
+        }
+        Some(Command::Up(arguments)) => up::main(arguments),
+        Some(Command::Services(arguments)) => up::services_main(arguments),
+        Some(Command::Connection(command)) => connection::main(command),
+        Some(Command::Gateway { arguments }) => gateway::main(arguments),
+        Some(Command::Service { name, arguments }) => services::main(&name, arguments),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_rate_that_cannot_be_is_refused() {
+        for bad in ["0", "-1", "fast", "NaN", "1000"] {
+            assert!(
+                Cli::try_parse_from(["headrace", "up", "--rate", bad]).is_err(),
+                "{bad}"
+            );
+        }
+    }
+}

@@ -1,0 +1,212 @@
+//! `headrace connection`: connections to providers, through the control API.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, bail};
+use clap::{Args, Subcommand};
+use ingress_consumer::control::{ConnectionView, NewConnection};
+use private_services::NAME;
+use reqwest::{Client, Response};
+use runtime::http::Problem;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use shared_model::ConnectionId;
+
+use crate::env_file;
+
+/// What to do about connections.
+#[derive(Debug, Subcommand)]
+pub enum ConnectionCommand {
+    /// Add a connection; prints it as JSON.
+    Add(AddArguments),
+    /// List a workspace's connections, one JSON object a line.
+    List(TargetArguments),
+    /// Remove a connection.
+    Remove {
+        /// Where.
+        #[command(flatten)]
+        target: TargetArguments,
+        /// The connection's id.
+        id: ConnectionId,
+    },
+}
+
+/// Which API and workspace.
+#[derive(Debug, Args)]
+pub struct TargetArguments {
+    /// The workspace.
+    #[arg(long, short)]
+    workspace: String,
+    /// Base URL of the API [default: that of the system that runs on the data directory].
+    #[arg(long, env = "API_URL", value_name = "URL")]
+    api: Option<String>,
+    /// Data directory of the running system.
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+}
+
+/// A connection to add.
+#[derive(Debug, Args)]
+pub struct AddArguments {
+    #[command(flatten)]
+    target: TargetArguments,
+    /// The provider's protocol.
+    #[arg(long, default_value = "viriciti")]
+    provider: String,
+    /// How data come: `stream` is a websocket.
+    #[arg(long, default_value = "stream")]
+    kind: String,
+    /// The provider's URL, such as `wss://sdk.viriciti.com/api/v2/live`.
+    #[arg(long, value_name = "URL")]
+    endpoint: String,
+    /// Where the credential is: `env:NAME` or `file:PATH`, as the publisher sees them.
+    #[arg(long, value_name = "REFERENCE")]
+    credential: Option<String>,
+    /// A vehicle and its labels, such as `bus-1=soc,odo,speed,gps,power`; may be repeated.
+    #[arg(long = "vehicle", value_name = "ID=LABELS", value_parser = vehicle)]
+    vehicles: Vec<(String, Vec<String>)>,
+    /// Further settings as a JSON object, such as `{"register_unknown":false}`.
+    #[arg(long, value_name = "JSON", default_value = "{}")]
+    settings: Value,
+}
+
+fn vehicle(text: &str) -> Result<(String, Vec<String>), String> {
+    let (id, labels) = text.split_once('=').ok_or("write ID=LABEL,LABEL,…")?;
+    Ok((
+        id.to_owned(),
+        labels.split(',').map(str::to_owned).collect(),
+    ))
+}
+
+#[derive(Debug, Deserialize)]
+struct Listed {
+    items: Vec<ConnectionView>,
+    next: Option<ConnectionId>,
+}
+
+impl TargetArguments {
+    fn url(&self) -> anyhow::Result<String> {
+        let api = match &self.api {
+            Some(api) => api.trim_end_matches('/').to_owned(),
+            None => self.running().context(
+                "no running system was found; name its API with --api or its data with --data",
+            )?,
+        };
+        Ok(format!(
+            "{api}/v1/workspaces/{}/connections",
+            self.workspace
+        ))
+    }
+
+    fn running(&self) -> Option<String> {
+        let home = std::env::var_os("HOME").map(PathBuf::from);
+        let user = std::env::var_os("XDG_DATA_HOME")
+            .map(PathBuf::from)
+            .or_else(|| Some(home?.join(".local/share")));
+        let places = match &self.data {
+            Some(data) => vec![data.clone()],
+            None => user
+                .into_iter()
+                .chain([PathBuf::from("/var/lib")])
+                .map(|parent| parent.join(NAME))
+                .collect(),
+        };
+        places
+            .iter()
+            .find_map(|place| env_file::read(place, "API_URL"))
+    }
+}
+
+/// Runs the command.
+#[must_use]
+pub fn main(command: ConnectionCommand) -> ExitCode {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    let done = match runtime {
+        Ok(runtime) => runtime.block_on(run(command)),
+        Err(error) => Err(error.into()),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("headrace: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(command: ConnectionCommand) -> anyhow::Result<()> {
+    runtime::telemetry::install_tls();
+    let client = Client::new();
+    match command {
+        ConnectionCommand::Add(arguments) => {
+            let url = arguments.target.url()?;
+            let new = arguments.into_connection()?;
+            let answer = client.post(url).json(&new).send().await?;
+            println!("{:#}", expect(answer).await?.json::<Value>().await?);
+        }
+        ConnectionCommand::List(target) => {
+            let url = target.url()?;
+            let mut after: Option<ConnectionId> = None;
+            loop {
+                let url = match after {
+                    Some(id) => format!("{url}?after={id}"),
+                    None => url.clone(),
+                };
+                let answer = client.get(url).send().await?;
+                let page: Listed = expect(answer).await?.json().await?;
+                for item in page.items {
+                    println!("{}", json!(item));
+                }
+                after = page.next;
+                if after.is_none() {
+                    break;
+                }
+            }
+        }
+        ConnectionCommand::Remove { target, id } => {
+            expect(
+                client
+                    .delete(format!("{}/{id}", target.url()?))
+                    .send()
+                    .await?,
+            )
+            .await?;
+        }
+    }
+    Ok(())
+}
+
+impl AddArguments {
+    fn into_connection(self) -> anyhow::Result<NewConnection> {
+        let Value::Object(mut settings) = self.settings else {
+            bail!("--settings is not a JSON object");
+        };
+        if !self.vehicles.is_empty() {
+            let vehicles: BTreeMap<_, _> = self.vehicles.into_iter().collect();
+            settings.insert("vehicles".to_owned(), json!(vehicles));
+        }
+        Ok(NewConnection {
+            provider: self.provider,
+            kind: self.kind,
+            endpoint: self.endpoint,
+            credential: self.credential,
+            settings: Value::Object(settings),
+        })
+    }
+}
+
+/// The answer, or the problem that it tells of.
+async fn expect(answer: Response) -> anyhow::Result<Response> {
+    let status = answer.status();
+    if status.is_success() {
+        return Ok(answer);
+    }
+    match answer.json::<Problem>().await {
+        Ok(problem) => bail!("{}", problem.detail),
+        Err(_) => bail!("the API answered {status}"),
+    }
+}

@@ -1,0 +1,198 @@
+//! The gateway: one address for the read APIs and the control API.
+//!
+//! It looks at the path, hands the request to the service that owns it, and hands the answer back as
+//! it comes. A service that is away is a 502 that names it; the others stay reachable. The internal
+//! API is not reachable through it.
+
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::extract::{DefaultBodyLimit, State};
+use axum::http::{HeaderMap, HeaderName, Method, StatusCode, Uri, header};
+use axum::response::Response;
+use axum::routing::any;
+use reqwest::{Client, Url};
+use runtime::config::{Config, HttpConfig, Problems};
+use runtime::http::{self, Problem};
+use runtime::{Context, service};
+use serde::{Deserialize, Serialize};
+
+const LARGEST_BODY: usize = 2 * 1024 * 1024;
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The gateway's configuration.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GatewayConfig {
+    /// Where it listens.
+    pub http: HttpConfig,
+    /// The services behind it.
+    pub upstream: Upstreams,
+}
+
+/// Base URLs of the services behind the gateway.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Upstreams {
+    /// The core's control API.
+    pub core: String,
+    /// The snapshot projection's read API.
+    pub snapshot: String,
+    /// The health projection's read API.
+    pub health: String,
+}
+
+impl Default for GatewayConfig {
+    fn default() -> Self {
+        Self {
+            http: HttpConfig::local(8000),
+            upstream: Upstreams {
+                core: "http://127.0.0.1:8081".to_owned(),
+                snapshot: "http://127.0.0.1:8083".to_owned(),
+                health: "http://127.0.0.1:8084".to_owned(),
+            },
+        }
+    }
+}
+
+impl Config for GatewayConfig {
+    fn validate(&self, problems: &mut Problems) {
+        let Upstreams {
+            core,
+            snapshot,
+            health,
+        } = &self.upstream;
+        for (key, url) in [
+            ("upstream.core", core),
+            ("upstream.snapshot", snapshot),
+            ("upstream.health", health),
+        ] {
+            if Url::parse(url).is_err() || !url.starts_with("http://") {
+                problems.add(key, url, "write a URL such as http://host:8081");
+            }
+        }
+    }
+}
+
+#[derive(Debug, Clone)]
+struct Upstream {
+    name: &'static str,
+    base: String,
+    client: Client,
+}
+
+/// Starts the gateway; returns where it listens.
+pub async fn start(context: Context, config: GatewayConfig) -> anyhow::Result<SocketAddr> {
+    let client = Client::builder()
+        .redirect(reqwest::redirect::Policy::none())
+        .connect_timeout(Duration::from_secs(2))
+        .timeout(PATIENCE)
+        .build()?;
+    let upstream = |name, base: &str| {
+        let base = base.trim_end_matches('/').to_owned();
+        any(pass).with_state(Upstream {
+            name,
+            base,
+            client: client.clone(),
+        })
+    };
+    let Upstreams {
+        core,
+        snapshot,
+        health,
+    } = &config.upstream;
+    let routes = Router::new()
+        .route(
+            "/v1/workspaces/{workspace}/connections",
+            upstream("core", core),
+        )
+        .route(
+            "/v1/workspaces/{workspace}/connections/{connection}",
+            upstream("core", core),
+        )
+        .route(
+            "/v1/workspaces/{workspace}/vehicles",
+            upstream("snapshot", snapshot),
+        )
+        .route(
+            "/v1/workspaces/{workspace}/vehicles/{vehicle}/snapshot",
+            upstream("snapshot", snapshot),
+        )
+        .route(
+            "/v1/workspaces/{workspace}/vehicles/{vehicle}/health",
+            upstream("health", health),
+        )
+        .route(
+            "/v1/workspaces/{workspace}/health",
+            upstream("health", health),
+        )
+        .layer(DefaultBodyLimit::max(LARGEST_BODY));
+    http::serve(&context, &config.http, routes).await
+}
+
+async fn pass(
+    State(upstream): State<Upstream>,
+    uri: Uri,
+    method: Method,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Response, Problem> {
+    let path = uri.path_and_query().map_or("/", |path| path.as_str());
+    let request = upstream
+        .client
+        .request(method, format!("{}{path}", upstream.base))
+        .headers(end_to_end(headers))
+        .body(body);
+    let answer = request.send().await.map_err(|error| {
+        tracing::warn!(
+            service = upstream.name,
+            error = &error as &dyn std::error::Error,
+            "a service behind the gateway is away"
+        );
+        let detail = format!(
+            "the {} service is away for the moment; try again",
+            upstream.name
+        );
+        Problem::new(StatusCode::BAD_GATEWAY, "upstream-away", detail)
+    })?;
+    let mut response = Response::builder().status(answer.status());
+    if let Some(headers) = response.headers_mut() {
+        *headers = end_to_end(answer.headers().clone());
+    }
+    response
+        .body(Body::from_stream(answer.bytes_stream()))
+        .map_err(|error| Problem::internal(&error))
+}
+
+/// The headers that concern more than one hop (RFC 9110, section 7.6.1).
+fn end_to_end(mut headers: HeaderMap) -> HeaderMap {
+    const HOP: [HeaderName; 7] = [
+        header::CONNECTION,
+        header::HOST,
+        header::PROXY_AUTHENTICATE,
+        header::PROXY_AUTHORIZATION,
+        header::TE,
+        header::TRANSFER_ENCODING,
+        header::UPGRADE,
+    ];
+    for name in HOP {
+        headers.remove(name);
+    }
+    headers.remove(header::CONTENT_LENGTH);
+    headers
+}
+
+/// Runs the gateway as this process.
+#[must_use]
+pub fn main(arguments: Vec<OsString>) -> ExitCode {
+    service::run_with(
+        arguments.into_iter(),
+        "gateway",
+        None,
+        |context, config| async { start(context, config).await.map(drop) },
+    )
+}

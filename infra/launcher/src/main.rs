@@ -1,0 +1,7 @@
+//! The `headrace` command.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    headrace::cli::main()
+}

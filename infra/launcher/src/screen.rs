@@ -1,0 +1,56 @@
+//! What a person sees: one screen once everything runs.
+
+use std::fmt;
+
+/// Everything that is worth knowing of a running system.
+#[derive(Debug, Default)]
+pub struct Screen {
+    /// The gateway's address.
+    pub api: String,
+    /// The demo workspace, if there is a simulated provider.
+    pub demo: Option<&'static str>,
+    /// The management UI's address, user and password.
+    pub management: (String, String, String),
+    /// Pages of metrics.
+    pub metrics: Vec<(&'static str, String)>,
+    /// The simulated provider's address.
+    pub simulator: Option<String>,
+    /// The env file.
+    pub env_file: String,
+    /// The directory of the logs.
+    pub logs: String,
+}
+
+impl fmt::Display for Screen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (management, user, password) = &self.management;
+        writeln!(f, "\nHeadrace is up.\n")?;
+        if let Some(demo) = self.demo {
+            let base = format!("{}/v1/workspaces/{demo}", self.api);
+            writeln!(f, "  vehicles        {base}/vehicles")?;
+            writeln!(f, "  a snapshot      {base}/vehicles/bus-1/snapshot")?;
+            writeln!(f, "  its health      {base}/vehicles/bus-1/health")?;
+            writeln!(f, "  the fleet's     {base}/health")?;
+        } else {
+            writeln!(
+                f,
+                "  API             {}/v1/workspaces/<workspace>/…",
+                self.api
+            )?;
+            writeln!(f, "  connect         headrace connection add --help")?;
+        }
+        writeln!(
+            f,
+            "  RabbitMQ        {management}  (user {user}, password {password})"
+        )?;
+        for (service, url) in &self.metrics {
+            writeln!(f, "  metrics         {url}  ({service})")?;
+        }
+        if let Some(simulator) = &self.simulator {
+            writeln!(f, "  simulator       {simulator}/control/stats")?;
+        }
+        writeln!(f, "  for scripts     {}", self.env_file)?;
+        writeln!(f, "  logs            {}", self.logs)?;
+        writeln!(f, "\nCtrl-C stops everything; the data stay.\n")
+    }
+}

@@ -1,0 +1,40 @@
+//! Simulated telematics providers with real protocols.
+//!
+//! For whoever develops, demonstrates or tests against a provider and has no account there. Both providers speak the
+//! ViriCiti live protocol on a real port: an API key by header `x-api-key` or query `apiKey`, a subscription frame that is
+//! echoed as confirmation, then one JSON frame per datum.
+//!
+//! - [`Simulator`]: a fleet of buses that drive, stop and charge at their depot, as one would see them from outside, with
+//!   the provider's silences, disconnects and flawed data. The binary `provider-sim` runs it.
+//! - [`ScriptedProvider`]: the same protocol, but it sends exactly the frames that a test hands it.
+//!
+//! Guarantees: memory is bounded per socket, whatever a client does; a frame is written at most once to a socket and is never
+//! replayed, as with the real provider; everything that shapes the data is a function of the seed and the time.
+//! When the client is away its data are lost, and nobody else notices.
+
+mod clock;
+mod control;
+pub mod drive;
+mod feed;
+mod flaw;
+mod fleet;
+mod hub;
+mod protocol;
+mod record;
+mod scripted;
+mod server;
+mod session;
+mod simulator;
+
+pub use axum::http::{HeaderMap, StatusCode};
+pub use flaw::Flaws;
+pub use fleet::{Stats, UnknownVehicles};
+pub use hub::Closing;
+pub use protocol::LIVE_PATH;
+pub use record::{Handshake, Subscription};
+pub use scripted::{ScriptedConfig, ScriptedProvider};
+pub use server::StartError;
+pub use simulator::{Simulator, SimulatorConfig};
+
+/// The API key that is accepted unless others are configured.
+pub const DEFAULT_API_KEY: &str = "simulator-key";

@@ -1,0 +1,6 @@
+//! The providers as a client sees them: over real sockets.
+
+mod client;
+mod program;
+mod scripted;
+mod simulator;

@@ -1,0 +1,204 @@
+//! Consuming in batches: what is there is taken together, and acknowledged together.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::{FutureExt, StreamExt};
+use lapin::Channel;
+use lapin::options::{BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicQosOptions};
+use lapin::types::{AMQPValue, FieldTable};
+use tokio_util::sync::CancellationToken;
+
+use super::Link;
+use super::link::Session;
+use crate::backoff::Stopped;
+
+/// A message as the broker delivered it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Delivery {
+    /// The broker's number for it, for the acknowledgement.
+    pub tag: u64,
+    /// Whether it may have been delivered before.
+    pub redelivered: bool,
+    /// The key that it was routed by.
+    pub routing_key: String,
+    /// The body's media type, empty if the sender gave none.
+    pub content_type: String,
+    /// The sender's id for it, empty if the sender gave none.
+    pub message_id: String,
+    /// The headers that hold text; others are left out.
+    pub headers: BTreeMap<String, String>,
+    /// The content.
+    pub body: Bytes,
+}
+
+/// How much to take at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BatchLimit {
+    /// At most so many messages.
+    pub messages: usize,
+    /// No further message once so many bytes are taken.
+    pub bytes: usize,
+}
+
+/// What came of waiting for messages.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Batch {
+    /// At least one message.
+    Messages(Vec<Delivery>),
+    /// The session is lost: open a new consumer. What was not acknowledged comes again.
+    Lost,
+    /// The service was asked to stop.
+    Stopped,
+}
+
+/// The session ended before the broker took an acknowledgement; the messages come again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the broker session was lost")]
+pub struct SessionLost;
+
+/// One consumer of one queue, for the life of a session.
+#[derive(Debug)]
+pub struct Consumer {
+    queue: String,
+    session: Arc<Session>,
+    channel: Channel,
+    stream: lapin::Consumer,
+}
+
+impl Consumer {
+    /// Consumes `queue` once the broker is there.
+    pub async fn open(link: &Link, queue: &str, stop: &CancellationToken) -> Result<Self, Stopped> {
+        loop {
+            let session = link.session(stop).await?;
+            match Self::on(link, queue, Arc::clone(&session)).await {
+                Ok(consumer) => return Ok(consumer),
+                // A queue that is gone is declared again with the next session.
+                Err(error) => session.abandon(&error),
+            }
+        }
+    }
+
+    async fn on(link: &Link, queue: &str, session: Arc<Session>) -> Result<Self, lapin::Error> {
+        let channel = session.channel().await?;
+        channel
+            .basic_qos(link.config().prefetch, BasicQosOptions::default())
+            .await?;
+        let stream = channel
+            .basic_consume(
+                queue.into(),
+                link.full_name().into(),
+                BasicConsumeOptions::default(),
+                FieldTable::default(),
+            )
+            .await?;
+        tracing::info!(queue, "consuming");
+        Ok(Self {
+            queue: queue.to_owned(),
+            session,
+            channel,
+            stream,
+        })
+    }
+
+    /// Waits for a message, then takes those that are already there, up to `limit`.
+    pub async fn next_batch(&mut self, limit: BatchLimit, stop: &CancellationToken) -> Batch {
+        let first = tokio::select! {
+            biased;
+            () = stop.cancelled() => return Batch::Stopped,
+            () = self.session.lost().cancelled() => return Batch::Lost,
+            first = self.stream.next() => first,
+        };
+        let mut messages = Vec::new();
+        let mut bytes = 0;
+        let mut next = first;
+        loop {
+            match next {
+                Some(Ok(delivery)) => {
+                    bytes += delivery.data.len();
+                    messages.push(read(delivery));
+                }
+                Some(Err(error)) => {
+                    self.session.abandon(&error);
+                    return Batch::Lost;
+                }
+                None => {
+                    self.session
+                        .abandon(&format_args!("the broker cancelled {}", self.queue));
+                    return Batch::Lost;
+                }
+            }
+            if messages.len() >= limit.messages || bytes >= limit.bytes {
+                break;
+            }
+            match self.stream.next().now_or_never() {
+                Some(ready) => next = ready,
+                None => break,
+            }
+        }
+        Batch::Messages(messages)
+    }
+
+    /// Acknowledges every delivery up to and including `tag`.
+    pub async fn ack_through(&self, tag: u64) -> Result<(), SessionLost> {
+        let answer = self
+            .channel
+            .basic_ack(tag, BasicAckOptions { multiple: true })
+            .await;
+        answer.map_err(|error| {
+            self.session.abandon(&error);
+            SessionLost
+        })
+    }
+
+    /// Done once the session is lost: what is in hand will be delivered to somebody again.
+    #[must_use]
+    pub fn lost(&self) -> &CancellationToken {
+        self.session.lost()
+    }
+
+    /// Ends consuming; what was not acknowledged goes back to the queue.
+    pub async fn close(self) {
+        let tag = self.stream.tag();
+        let closing = async {
+            self.channel
+                .basic_cancel(tag, BasicCancelOptions::default())
+                .await?;
+            self.channel.close(200, "done".into()).await
+        };
+        if let Err(error) = closing.await {
+            tracing::debug!(queue = self.queue, %error, "the consumer was gone already");
+        }
+    }
+}
+
+fn read(delivery: lapin::message::Delivery) -> Delivery {
+    let text = |value: &Option<lapin::types::ShortString>| {
+        value.as_ref().map(ToString::to_string).unwrap_or_default()
+    };
+    let properties = &delivery.properties;
+    let headers = properties
+        .headers()
+        .iter()
+        .flat_map(FieldTable::inner)
+        .filter_map(|(name, value)| {
+            let value = match value {
+                AMQPValue::LongString(text) => {
+                    String::from_utf8_lossy(text.as_bytes()).into_owned()
+                }
+                AMQPValue::ShortString(text) => text.to_string(),
+                _ => return None,
+            };
+            Some((name.to_string(), value))
+        });
+    Delivery {
+        tag: delivery.delivery_tag,
+        redelivered: delivery.redelivered,
+        routing_key: delivery.routing_key.to_string(),
+        content_type: text(properties.content_type()),
+        message_id: text(properties.message_id()),
+        headers: headers.collect(),
+        body: Bytes::from(delivery.data),
+    }
+}

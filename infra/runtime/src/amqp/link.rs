@@ -1,0 +1,249 @@
+//! One connection to the broker, rebuilt for as long as the service lives.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use lapin::{Channel, Connection, ConnectionProperties, Event};
+use shared_model::topology::Topology;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::{metrics, topology};
+use crate::Context;
+use crate::backoff::{Backoff, Stopped};
+use crate::config::AmqpConfig;
+use crate::http::Check;
+
+const CONNECT_LIMIT: Duration = Duration::from_secs(10);
+const CLOSE_LIMIT: Duration = Duration::from_secs(2);
+const GOODBYE: u16 = 200;
+
+/// A handle on the supervised connection; clones share it.
+#[derive(Debug, Clone)]
+pub struct Link {
+    service: &'static str,
+    full_name: String,
+    config: AmqpConfig,
+    sessions: watch::Receiver<Option<Arc<Session>>>,
+}
+
+/// One life of the connection.
+#[derive(Debug)]
+pub struct Session {
+    connection: Connection,
+    lost: CancellationToken,
+    blocked: watch::Receiver<bool>,
+}
+
+impl Session {
+    /// Declares the session unusable: the supervisor builds everything anew.
+    pub fn abandon(&self, reason: &dyn std::fmt::Display) {
+        if !self.lost.is_cancelled() {
+            tracing::warn!(%reason, "the broker session is given up and built anew");
+            self.lost.cancel();
+        }
+    }
+
+    /// Done once the session is lost.
+    #[must_use]
+    pub fn lost(&self) -> &CancellationToken {
+        &self.lost
+    }
+
+    /// A new channel on this session's connection.
+    pub async fn channel(&self) -> Result<Channel, lapin::Error> {
+        self.connection.create_channel().await
+    }
+
+    /// Whether the broker currently takes no messages from anybody (memory or disk alarm).
+    #[must_use]
+    pub fn is_blocked(&self) -> bool {
+        *self.blocked.borrow()
+    }
+}
+
+impl Link {
+    /// Starts the supervisor on `context` and adds the broker to the readiness checks. Returns at
+    /// once; the broker may be away.
+    #[must_use]
+    pub fn open(context: &Context, config: &AmqpConfig, topology: Topology) -> Self {
+        let check = context.readiness().add("rabbitmq");
+        let (sender, sessions) = watch::channel(None);
+        let link = Self {
+            service: context.service(),
+            full_name: context.full_name(),
+            config: config.clone(),
+            sessions,
+        };
+        let supervisor = Supervisor {
+            link: link.clone(),
+            topology,
+            check,
+            sender,
+            closing: context.closing().clone(),
+        };
+        context.spawn_infrastructure("amqp", supervisor.run());
+        link
+    }
+
+    /// `service/instance`, the connection's name at the broker.
+    #[must_use]
+    pub fn full_name(&self) -> &str {
+        &self.full_name
+    }
+
+    /// The configuration that the link was opened with.
+    #[must_use]
+    pub fn config(&self) -> &AmqpConfig {
+        &self.config
+    }
+
+    pub(super) fn service(&self) -> &'static str {
+        self.service
+    }
+
+    /// The current session, or the next one once the broker is there.
+    pub async fn session(&self, stop: &CancellationToken) -> Result<Arc<Session>, Stopped> {
+        let mut sessions = self.sessions.clone();
+        let usable = |session: &Option<Arc<Session>>| {
+            session
+                .as_ref()
+                .is_some_and(|session| !session.lost.is_cancelled())
+        };
+        let next = async {
+            sessions
+                .wait_for(usable)
+                .await
+                .ok()
+                .and_then(|found| found.clone())
+        };
+        stop.run_until_cancelled(next)
+            .await
+            .flatten()
+            .ok_or(Stopped)
+    }
+}
+
+struct Supervisor {
+    link: Link,
+    topology: Topology,
+    check: Check,
+    sender: watch::Sender<Option<Arc<Session>>>,
+    closing: CancellationToken,
+}
+
+impl Supervisor {
+    async fn run(self) -> anyhow::Result<()> {
+        let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
+        loop {
+            let connecting = tokio::time::timeout(CONNECT_LIMIT, self.connect());
+            let problem = match self.closing.run_until_cancelled(connecting).await {
+                None => return Ok(()),
+                Some(Ok(Ok(session))) => {
+                    backoff.reset();
+                    if self.serve(session).await.is_err() {
+                        return Ok(());
+                    }
+                    "the connection was lost".to_owned()
+                }
+                Some(Ok(Err(error))) => {
+                    tracing::warn!(
+                        error = &error as &dyn std::error::Error,
+                        "the broker is away"
+                    );
+                    error.to_string()
+                }
+                Some(Err(_)) => {
+                    tracing::warn!(limit = ?CONNECT_LIMIT, "the broker does not answer");
+                    format!("no answer within {CONNECT_LIMIT:?}")
+                }
+            };
+            self.check.down(&problem);
+            if backoff.wait(&self.closing).await.is_err() {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn connect(&self) -> Result<Session, lapin::Error> {
+        let url = self.link.config.url.as_ref().map_or("", |url| url.expose());
+        let properties = ConnectionProperties::default()
+            .with_connection_name(self.link.full_name.as_str().into());
+        let connection = Connection::connect(url, properties).await?;
+        let (blocked_sender, blocked) = watch::channel(false);
+        let lost = CancellationToken::new();
+        let session = Session {
+            connection,
+            lost,
+            blocked,
+        };
+        self.watch_events(&session, blocked_sender);
+        let channel = session.channel().await?;
+        topology::declare(&channel, &self.topology).await?;
+        channel.close(GOODBYE, "declared".into()).await?;
+        Ok(session)
+    }
+
+    /// Ends with the connection, whose event stream ends with it.
+    fn watch_events(&self, session: &Session, blocked: watch::Sender<bool>) {
+        let service = self.link.service;
+        let lost = session.lost.clone();
+        let mut events = Box::pin(session.connection.events_listener());
+        tokio::spawn(async move {
+            loop {
+                let event = tokio::select! {
+                    biased;
+                    () = lost.cancelled() => break,
+                    event = events.next() => event,
+                };
+                match event {
+                    Some(Event::ConnectionBlocked(reason)) => {
+                        tracing::warn!(%reason, "the broker takes no messages for now");
+                        metrics::blocked(service, true);
+                        blocked.send_replace(true);
+                    }
+                    Some(Event::ConnectionUnblocked) => {
+                        tracing::info!("the broker takes messages again");
+                        metrics::blocked(service, false);
+                        blocked.send_replace(false);
+                    }
+                    Some(Event::Error(error)) => {
+                        tracing::warn!(
+                            error = &error as &dyn std::error::Error,
+                            "the connection to the broker failed"
+                        );
+                        break;
+                    }
+                    Some(_) => {}
+                    None => break,
+                }
+            }
+            metrics::blocked(service, false);
+            lost.cancel();
+        });
+    }
+
+    /// Hands the session out until it is lost; [`Stopped`] if the service closes first.
+    async fn serve(&self, session: Session) -> Result<(), Stopped> {
+        let session = Arc::new(session);
+        metrics::connected(self.link.service, true);
+        self.check.up();
+        tracing::info!(name = self.link.full_name, "connected to the broker");
+        self.sender.send_replace(Some(Arc::clone(&session)));
+        let ended = self
+            .closing
+            .run_until_cancelled(session.lost.cancelled())
+            .await;
+        self.sender.send_replace(None);
+        session.lost.cancel();
+        metrics::connected(self.link.service, false);
+        let closing = session.connection.close(GOODBYE, "closing".into());
+        match tokio::time::timeout(CLOSE_LIMIT, closing).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::debug!(%error, "the connection was closed already"),
+            Err(_) => tracing::debug!("the broker did not say goodbye"),
+        }
+        ended.ok_or(Stopped)
+    }
+}

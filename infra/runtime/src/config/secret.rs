@@ -1,0 +1,77 @@
+//! A URL that may hold a password.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize, Serializer};
+
+/// A URL whose password is never printed: not by `Debug`, `Display` or serialisation.
+#[derive(Clone, PartialEq, Eq, Deserialize)]
+#[serde(transparent)]
+pub struct SecretUrl(String);
+
+impl SecretUrl {
+    /// Takes `url`, password and all.
+    #[must_use]
+    pub fn new(url: impl Into<String>) -> Self {
+        Self(url.into())
+    }
+
+    /// The URL with its password, for the client that connects to it.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for SecretUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // What has no scheme may be anything, a bare password included.
+        let Some((scheme, rest)) = self.0.split_once("://") else {
+            return f.write_str("***");
+        };
+        // Some clients take a password as a parameter.
+        let rest = rest.split(['?', '#']).next().unwrap_or_default();
+        let Some((user_info, host)) = rest.rsplit_once('@') else {
+            return write!(f, "{scheme}://{rest}");
+        };
+        match user_info.split_once(':') {
+            Some((user, _)) => write!(f, "{scheme}://{user}:***@{host}"),
+            None => write!(f, "{scheme}://{user_info}@{host}"),
+        }
+    }
+}
+
+impl fmt::Debug for SecretUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl Serialize for SecretUrl {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_password_is_never_printed() {
+        for (url, printed) in [
+            (
+                "amqp://user:se:c@ret@host:5672/%2f",
+                "amqp://user:***@host:5672/%2f",
+            ),
+            ("postgres://user@host/db", "postgres://user@host/db"),
+            ("postgres://host/db?password=secret", "postgres://host/db"),
+            ("secret", "***"),
+        ] {
+            let url = SecretUrl::new(url);
+            assert_eq!(url.to_string(), printed);
+            assert_eq!(format!("{url:?}"), printed);
+            assert_eq!(serde_json::to_value(&url).unwrap(), printed);
+        }
+    }
+}

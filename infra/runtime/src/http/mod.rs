@@ -1,0 +1,87 @@
+//! The HTTP server that every service has: its own routes, `/livez`, `/readyz` and `/metrics`.
+//!
+//! Every error is an RFC 9457 problem, those of the framework included.
+
+mod extract;
+mod problem;
+mod readiness;
+
+use std::net::SocketAddr;
+
+use anyhow::Context as _;
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use tokio::net::TcpListener;
+
+pub use extract::{Json, Path, Query};
+pub use problem::Problem;
+pub use readiness::{Check, Readiness};
+
+use crate::config::HttpConfig;
+use crate::{Context, telemetry};
+
+/// Serves `routes` and the service's own, until the service closes. Returns where it listens.
+pub async fn serve(
+    context: &Context,
+    config: &HttpConfig,
+    routes: Router,
+) -> anyhow::Result<SocketAddr> {
+    let listener = TcpListener::bind(config.listen).await.with_context(|| {
+        format!(
+            "cannot listen on {}: choose another address in http.listen",
+            config.listen
+        )
+    })?;
+    let address = listener.local_addr()?;
+    let own = Router::new()
+        .route("/livez", get(|| async { "alive\n" }))
+        .route("/readyz", get(ready))
+        .route("/metrics", get(metrics))
+        .with_state(context.clone());
+    let app = own
+        .merge(routes)
+        .fallback(not_found)
+        .method_not_allowed_fallback(not_allowed);
+    let closing = context.closing().clone();
+    context.spawn_infrastructure("http", async move {
+        axum::serve(listener, app)
+            .with_graceful_shutdown(closing.cancelled_owned())
+            .await?;
+        Ok(())
+    });
+    tracing::info!(%address, "listening for HTTP");
+    Ok(address)
+}
+
+async fn ready(State(context): State<Context>) -> Response {
+    let report = context
+        .readiness()
+        .report(context.stopping().is_cancelled());
+    let status = if report.is_ready() {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
+    (status, axum::Json(report)).into_response()
+}
+
+async fn metrics() -> Result<Response, Problem> {
+    let page = telemetry::metrics_page().map_err(|error| Problem::internal(&error))?;
+    Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], page).into_response())
+}
+
+async fn not_found() -> Problem {
+    Problem::new(
+        StatusCode::NOT_FOUND,
+        "route-not-found",
+        "there is nothing at this path",
+    )
+}
+
+async fn not_allowed() -> Problem {
+    let detail = "this path does not take this method";
+    Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", detail)
+}

@@ -1,0 +1,173 @@
+//! The one `main` that all services share.
+//!
+//! Arguments, configuration, telemetry, signals, start, drain, exit code:
+//! 0 when asked to stop; 1 when a task gave up or the drain took too long; 64 for wrong arguments;
+//! 78 for a wrong configuration.
+
+use std::ffi::OsString;
+use std::future::Future;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Parser;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::config::{self, Config};
+use crate::db::Migrations;
+use crate::{Context, db, telemetry};
+
+const EXIT_FAILURE: u8 = 1;
+const EXIT_USAGE: u8 = 64;
+const EXIT_CONFIG: u8 = 78;
+
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// TOML file with settings; the environment overrides it.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Check the configuration and exit.
+    #[arg(long)]
+    check_config: bool,
+    /// Print the configuration in force, without secrets, and exit.
+    #[arg(long)]
+    print_config: bool,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// Bring the service's database schema up to date and exit.
+    Migrate,
+}
+
+/// Runs a service to its end with the process's own arguments. `start` returns once the service's
+/// tasks run on the context.
+pub fn run<C, S, F>(
+    name: &'static str,
+    migrations: Option<&'static Migrations>,
+    start: S,
+) -> ExitCode
+where
+    C: Config,
+    S: FnOnce(Context, C) -> F,
+    F: Future<Output = anyhow::Result<()>>,
+{
+    run_with(std::env::args_os().skip(1), name, migrations, start)
+}
+
+/// Runs a service to its end with `arguments`; see [`run`].
+pub fn run_with<C, S, F>(
+    arguments: impl Iterator<Item = OsString>,
+    name: &'static str,
+    migrations: Option<&'static Migrations>,
+    start: S,
+) -> ExitCode
+where
+    C: Config,
+    S: FnOnce(Context, C) -> F,
+    F: Future<Output = anyhow::Result<()>>,
+{
+    use clap::{CommandFactory, FromArgMatches};
+    let arguments = std::iter::once(name.into()).chain(arguments);
+    let matches = Arguments::command()
+        .name(name)
+        .try_get_matches_from(arguments);
+    let arguments = match matches.and_then(|matches| Arguments::from_arg_matches(&matches)) {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // Printing help to a closed pipe is no failure worth another message.
+            error.print().unwrap_or_default();
+            return if error.use_stderr() {
+                EXIT_USAGE.into()
+            } else {
+                ExitCode::SUCCESS
+            };
+        }
+    };
+    let config: C = match config::load(arguments.config.as_deref()) {
+        Ok(config) => config,
+        Err(error) => {
+            eprintln!("{name}: {error}");
+            return EXIT_CONFIG.into();
+        }
+    };
+    if arguments.print_config {
+        println!("{}", config::print(&config));
+        return ExitCode::SUCCESS;
+    }
+    if arguments.check_config {
+        return ExitCode::SUCCESS;
+    }
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("{name}: the async runtime does not start: {error}");
+            return EXIT_FAILURE.into();
+        }
+    };
+    let telemetry = telemetry::init(name, telemetry::Output::Stderr);
+    let result = runtime.block_on(async {
+        match arguments.command {
+            Some(Command::Migrate) => migrate(&config, migrations).await,
+            None => serve(name, config, start).await,
+        }
+    });
+    telemetry.flush();
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!(service = name, "{error:#}");
+            EXIT_FAILURE.into()
+        }
+    }
+}
+
+async fn migrate<C: Config>(config: &C, migrations: Option<&Migrations>) -> anyhow::Result<()> {
+    match (config.database(), migrations) {
+        (Some(database), Some(migrations)) => Ok(db::migrate(database, migrations).await?),
+        _ => anyhow::bail!("this service has no database"),
+    }
+}
+
+async fn serve<C, S, F>(name: &'static str, config: C, start: S) -> anyhow::Result<()>
+where
+    S: FnOnce(Context, C) -> F,
+    F: Future<Output = anyhow::Result<()>>,
+{
+    let context = Context::new(name, instance_name());
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tracing::info!(service = name, instance = context.instance(), "starting");
+    start(context.clone(), config).await?;
+    tokio::select! {
+        _ = terminate.recv() => tracing::info!("asked to stop by SIGTERM"),
+        _ = interrupt.recv() => tracing::info!("asked to stop by SIGINT"),
+        () = context.stop_requested() => {}
+    }
+    let second_signal = async {
+        tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
+        tracing::warn!("asked to stop again: letting go of what is in hand");
+        context.letting_go().cancel();
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        stopped = context.stop() => stopped?,
+        () = second_signal => {}
+    }
+    tracing::info!(service = name, "stopped");
+    Ok(())
+}
+
+/// The instance's name: the host's, which is the pod's in Kubernetes, and the process id.
+#[must_use]
+pub fn instance_name() -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname")
+        .ok()
+        .or_else(|| std::env::var("HOSTNAME").ok())
+        .unwrap_or_else(|| "localhost".to_owned());
+    format!("{}-{}", host.trim(), std::process::id())
+}

@@ -1,0 +1,282 @@
+//! Folding a batch: what its frames do, all together, to states, log and parked frames. Pure.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+
+use chrono::{DateTime, Utc};
+use shared_model::event::{Fact, VehicleRegistered};
+use shared_model::{ConnectionId, Provider, SessionId};
+
+use super::reading::{Observation, ReadFrame};
+use crate::decide::{self, Offer, Policy, VehicleState, decide};
+use crate::interpret::{Control, Reason, Unreadable};
+use crate::store::event_log::NewEvent;
+use crate::store::parked::{Origin, ParkedFrame};
+use crate::store::session::SeenFrames;
+use crate::store::vehicle::{Vehicle, VehicleKey};
+
+/// A batch and what the store knows about it.
+pub struct Work<'a> {
+    pub frames: &'a [ReadFrame],
+    pub vehicles: &'a BTreeMap<VehicleKey, Vehicle>,
+    /// Frames that have had their effect in an earlier batch.
+    pub repeated: &'a HashSet<(SessionId, u64)>,
+}
+
+/// What a batch does.
+#[derive(Debug, Default)]
+pub struct Effect {
+    pub vehicles: BTreeMap<VehicleKey, Vehicle>,
+    pub events: Vec<NewEvent>,
+    pub parked: Vec<ParkedFrame>,
+    pub tally: Tally,
+}
+
+/// What became of a batch's contents, for metrics.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Tally {
+    /// Observations and signals without a value, by provider and verdict.
+    pub observations: BTreeMap<(Provider, &'static str), u64>,
+    /// Frames by provider and what they were.
+    pub frames: BTreeMap<(Provider, &'static str), u64>,
+    /// Parked frames by provider and reason.
+    pub parked: BTreeMap<(Provider, &'static str), u64>,
+    /// How many of the parked frames had been parked before.
+    pub parked_before: u64,
+    /// Events by type.
+    pub events: BTreeMap<&'static str, u64>,
+}
+
+impl Tally {
+    /// Adds what another batch did.
+    pub fn merge(&mut self, other: Self) {
+        merge(&mut self.observations, other.observations);
+        merge(&mut self.frames, other.frames);
+        merge(&mut self.parked, other.parked);
+        merge(&mut self.events, other.events);
+        self.parked_before += other.parked_before;
+    }
+}
+
+fn merge<K: Ord>(into: &mut BTreeMap<K, u64>, from: BTreeMap<K, u64>) {
+    for (key, count) in from {
+        *into.entry(key).or_default() += count;
+    }
+}
+
+/// The frame numbers of a batch, by session.
+pub fn seen_frames(frames: &[ReadFrame]) -> BTreeMap<SessionId, SeenFrames> {
+    let mut sessions = BTreeMap::<SessionId, SeenFrames>::new();
+    for ReadFrame { received, .. } in frames {
+        let at = received.frame.received_at;
+        let seen = sessions
+            .entry(received.attributes.session)
+            .or_insert_with(|| SeenFrames {
+                workspace: received.attributes.workspace.clone(),
+                connection: received.attributes.connection,
+                numbers: BTreeSet::new(),
+                first_at: at,
+                last_at: at,
+            });
+        seen.numbers.insert(received.frame.number);
+        seen.first_at = seen.first_at.min(at);
+        seen.last_at = seen.last_at.max(at);
+    }
+    sessions
+}
+
+/// What a batch offers to one vehicle.
+struct Offers<'a> {
+    first: &'a Observation,
+    connection: ConnectionId,
+    made: Vec<Offer>,
+    providers: Vec<Provider>,
+}
+
+impl Work<'_> {
+    /// What the batch does, at the time `now`.
+    pub fn fold(&self, policy: Policy, now: DateTime<Utc>) -> Effect {
+        let mut effect = Effect::default();
+        let mut by_vehicle = BTreeMap::<&VehicleKey, Offers<'_>>::new();
+        let mut in_batch = HashSet::new();
+        for frame in self.frames {
+            let id = (
+                frame.received.attributes.session,
+                frame.received.frame.number,
+            );
+            let repeated = self.repeated.contains(&id) || !in_batch.insert(id);
+            match self.readable(frame) {
+                Err(unreadable) => effect.park(frame, unreadable),
+                Ok(observations) => {
+                    for observation in observations {
+                        let provider = frame.received.attributes.provider.clone();
+                        let offers = by_vehicle
+                            .entry(&observation.key)
+                            .or_insert_with(|| Offers {
+                                first: observation,
+                                connection: frame.received.attributes.connection,
+                                made: Vec::new(),
+                                providers: Vec::new(),
+                            });
+                        offers.providers.push(provider);
+                        offers.made.push(Offer {
+                            signal: observation.signal,
+                            reading: observation.reading.clone(),
+                            repeated,
+                        });
+                    }
+                    effect.count_frame(frame);
+                }
+            }
+        }
+        for (key, offers) in by_vehicle {
+            effect.apply(key, self.vehicles.get(key), &offers, policy, now);
+        }
+        effect
+    }
+
+    /// The frame's observations, or why it is to be parked after all.
+    fn readable<'f>(&self, frame: &'f ReadFrame) -> Result<&'f [Observation], Unreadable> {
+        let contents = frame.outcome.as_ref().map_err(Clone::clone)?;
+        let unknown = contents.observations.iter().find(|observation| {
+            !observation.registers && !self.vehicles.contains_key(&observation.key)
+        });
+        match unknown {
+            None => Ok(&contents.observations),
+            Some(observation) => Err(Unreadable::new(
+                Reason::UnknownVehicle,
+                format!(
+                    "vehicle {} is not known and the connection registers none (register_unknown)",
+                    observation.key.vehicle
+                ),
+            )),
+        }
+    }
+}
+
+impl Effect {
+    fn count_frame(&mut self, frame: &ReadFrame) {
+        let Ok(contents) = &frame.outcome else { return };
+        let provider = &frame.received.attributes.provider;
+        let kind = match contents.control {
+            None => "report",
+            Some(Control::Handshake) => "handshake",
+            Some(Control::ProviderError) => "provider_error",
+            Some(Control::Unused) => "unused",
+        };
+        *self
+            .tally
+            .frames
+            .entry((provider.clone(), kind))
+            .or_default() += 1;
+        for (verdict, count) in [
+            ("no_value", contents.no_values),
+            ("unmapped", contents.unmapped),
+        ] {
+            if count > 0 {
+                *self
+                    .tally
+                    .observations
+                    .entry((provider.clone(), verdict))
+                    .or_default() += count;
+            }
+        }
+    }
+
+    fn park(&mut self, frame: &ReadFrame, unreadable: Unreadable) {
+        let (attributes, raw) = (&frame.received.attributes, &frame.received.frame);
+        let reason = unreadable.reason.name();
+        *self
+            .tally
+            .frames
+            .entry((attributes.provider.clone(), "parked"))
+            .or_default() += 1;
+        *self
+            .tally
+            .parked
+            .entry((attributes.provider.clone(), reason))
+            .or_default() += 1;
+        self.parked.push(ParkedFrame {
+            identity: format!("{}/{}", attributes.session, raw.number),
+            origin: Some(Origin {
+                workspace: attributes.workspace.clone(),
+                connection: attributes.connection,
+                provider: attributes.provider.clone(),
+                session: attributes.session,
+                number: raw.number,
+                received_at: raw.received_at,
+            }),
+            reason,
+            detail: unreadable.detail,
+            body: raw.body.to_vec(),
+        });
+    }
+
+    fn apply(
+        &mut self,
+        key: &VehicleKey,
+        stored: Option<&Vehicle>,
+        offers: &Offers<'_>,
+        policy: Policy,
+        now: DateTime<Utc>,
+    ) {
+        let new = VehicleState::default();
+        let before = stored.map_or(&new, |vehicle| &vehicle.state);
+        let decision = decide(before, &offers.made, policy, now);
+        for (provider, verdict) in offers.providers.iter().zip(&decision.verdicts) {
+            *self
+                .tally
+                .observations
+                .entry((provider.clone(), verdict.name()))
+                .or_default() += 1;
+        }
+        let Some(state) = decision.state else { return };
+        let vehicle = if let Some(stored) = stored {
+            Vehicle {
+                state,
+                ..stored.clone()
+            }
+        } else {
+            let vehicle = Vehicle {
+                shard: offers.first.shard,
+                registered_at: now,
+                registered_by: offers.connection,
+                state,
+            };
+            let provider = offers.first.reading.provenance.provider.clone();
+            self.event(key, vehicle.shard, registered(key, &vehicle, provider));
+            vehicle
+        };
+        if !decision.news.is_empty() {
+            let fact = decide::snapshot_changed(&key.vehicle, &vehicle.state, &decision.news);
+            self.event(key, vehicle.shard, fact);
+        }
+        self.vehicles.insert(key.clone(), vehicle);
+    }
+
+    fn event(&mut self, key: &VehicleKey, shard: u32, fact: Fact) {
+        *self
+            .tally
+            .events
+            .entry(fact.event_type().name())
+            .or_default() += 1;
+        self.events.push(NewEvent {
+            shard,
+            workspace: key.workspace.clone(),
+            fact,
+        });
+    }
+}
+
+/// The event that makes `vehicle` known.
+#[must_use]
+pub fn registered(key: &VehicleKey, vehicle: &Vehicle, provider: Provider) -> Fact {
+    Fact::VehicleRegistered(VehicleRegistered {
+        vehicle: key.vehicle.clone(),
+        connection: vehicle.registered_by,
+        provider,
+        registered_at: vehicle.registered_at,
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,183 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use shared_model::envelope::Attributes;
+use shared_model::signal::Provenance;
+use shared_model::{
+    EventType, Frame, FrameKind, Reading, Signal, SignalValue, VehicleId, WorkspaceId, time,
+};
+
+use super::super::Received;
+use super::super::reading::Contents;
+use super::*;
+
+const POLICY: Policy = Policy {
+    clock_skew: Duration::from_mins(5),
+};
+
+fn at(seconds: i64) -> DateTime<Utc> {
+    time::from_unix_millis(1_700_000_000_000 + seconds * 1000).unwrap()
+}
+
+fn key(vehicle: &str) -> VehicleKey {
+    VehicleKey {
+        workspace: WorkspaceId::new("demo").unwrap(),
+        vehicle: VehicleId::new(vehicle).unwrap(),
+    }
+}
+
+fn frame(number: u64, outcome: Result<Contents, Unreadable>) -> ReadFrame {
+    let attributes = Attributes {
+        provider: Provider::new("viriciti").unwrap(),
+        workspace: WorkspaceId::new("demo").unwrap(),
+        connection: "01890a5d-ac96-774b-bcce-b302099a8057".parse().unwrap(),
+        session: "01890a5d-ac96-774b-bcce-b302099a8058".parse().unwrap(),
+        epoch: 1,
+        owner: "publisher-0".to_owned(),
+    };
+    let frame = Frame {
+        number,
+        received_at: at(number.try_into().unwrap()),
+        kind: FrameKind::Text,
+        body: Bytes::from_static(b"{}"),
+    };
+    ReadFrame {
+        received: Received {
+            attributes: Arc::new(attributes),
+            frame,
+        },
+        outcome,
+    }
+}
+
+fn speed(number: u64, vehicle: &str, value: f64) -> ReadFrame {
+    let observation = Observation {
+        key: key(vehicle),
+        shard: 3,
+        registers: true,
+        signal: Signal::Speed,
+        reading: Reading {
+            value: SignalValue::Number(value),
+            provenance: Provenance {
+                observed_at: at(number.try_into().unwrap()),
+                received_at: at(number.try_into().unwrap()),
+                provider: Provider::new("viriciti").unwrap(),
+                clock_ahead: false,
+            },
+        },
+    };
+    frame(
+        number,
+        Ok(Contents {
+            observations: vec![observation],
+            ..Contents::default()
+        }),
+    )
+}
+
+fn fold(
+    frames: &[ReadFrame],
+    vehicles: &BTreeMap<VehicleKey, Vehicle>,
+    repeated: &[u64],
+) -> Effect {
+    let session = frame(0, Ok(Contents::default()))
+        .received
+        .attributes
+        .session;
+    let repeated = repeated.iter().map(|number| (session, *number)).collect();
+    Work {
+        frames,
+        vehicles,
+        repeated: &repeated,
+    }
+    .fold(POLICY, at(100))
+}
+
+fn verdicts(effect: &Effect) -> Vec<(&'static str, u64)> {
+    effect
+        .tally
+        .observations
+        .iter()
+        .map(|((_, verdict), count)| (*verdict, *count))
+        .collect()
+}
+
+#[test]
+fn a_new_vehicle_is_registered_and_many_frames_of_it_are_one_write_and_one_event() {
+    let frames = [
+        speed(1, "a", 10.0),
+        speed(2, "a", 20.0),
+        speed(3, "a", 30.0),
+    ];
+    let effect = fold(&frames, &BTreeMap::new(), &[]);
+    let types: Vec<_> = effect
+        .events
+        .iter()
+        .map(|event| event.fact.event_type())
+        .collect();
+    assert_eq!(
+        types,
+        [
+            EventType::VehicleRegistered,
+            EventType::VehicleSnapshotChanged
+        ]
+    );
+    assert!(effect.events.iter().all(|event| event.shard == 3));
+    let vehicle = &effect.vehicles[&key("a")];
+    assert_eq!((vehicle.state.version, vehicle.state.revision), (1, 1));
+    assert_eq!(
+        vehicle.state.signals[&Signal::Speed].value,
+        SignalValue::Number(30.0)
+    );
+}
+
+#[test]
+fn the_same_frames_again_change_nothing_and_count_as_duplicates() {
+    let frames = [speed(1, "a", 10.0), speed(2, "a", 20.0)];
+    let stored = fold(&frames, &BTreeMap::new(), &[]).vehicles;
+    let again = fold(&frames, &stored, &[1, 2]);
+    assert!(again.vehicles.is_empty() && again.events.is_empty());
+    assert_eq!(verdicts(&again), [("duplicate", 2)]);
+}
+
+#[test]
+fn a_frame_twice_in_one_batch_is_a_duplicate() {
+    let frames = [
+        speed(2, "a", 20.0),
+        speed(1, "a", 10.0),
+        speed(1, "a", 10.0),
+    ];
+    let effect = fold(&frames, &BTreeMap::new(), &[]);
+    assert_eq!(
+        verdicts(&effect),
+        [("accepted", 1), ("duplicate", 1), ("stale", 1)]
+    );
+}
+
+#[test]
+fn a_frame_that_cannot_be_read_is_parked_and_the_others_have_their_effect() {
+    let poison = Unreadable::new(Reason::InvalidSyntax, "not JSON");
+    let frames = [
+        speed(1, "a", 10.0),
+        frame(2, Err(poison)),
+        speed(3, "b", 30.0),
+    ];
+    let effect = fold(&frames, &BTreeMap::new(), &[]);
+    assert_eq!(effect.vehicles.len(), 2);
+    assert_eq!(effect.parked.len(), 1);
+    assert_eq!(effect.parked[0].reason, "invalid_syntax");
+    assert!(effect.parked[0].identity.ends_with("/2"));
+}
+
+#[test]
+fn a_connection_that_registers_nothing_parks_what_unknown_vehicles_send() {
+    let mut stranger = speed(1, "a", 10.0);
+    stranger.outcome.as_mut().unwrap().observations[0].registers = false;
+    let effect = fold(&[stranger.clone()], &BTreeMap::new(), &[]);
+    assert!(effect.vehicles.is_empty() && effect.events.is_empty());
+    assert_eq!(effect.parked[0].reason, "unknown_vehicle");
+
+    let known = fold(&[speed(0, "a", 5.0)], &BTreeMap::new(), &[]).vehicles;
+    assert!(fold(&[stranger], &known, &[]).parked.is_empty());
+}

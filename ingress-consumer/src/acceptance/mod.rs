@@ -1,0 +1,185 @@
+//! Acceptance: the one path by which observations enter.
+//!
+//! A batch of frames is interpreted, folded per vehicle in memory with [`decide`], and committed in
+//! one transaction: states, parked frames, seen frame numbers, events. If somebody else wrote one of
+//! the vehicles in the meantime, the batch is loaded and folded again. If the database refuses the
+//! batch for its content, the batch is halved until the frame that it refuses stands alone, and that
+//! frame is parked. While the database is away, nothing happens: the caller keeps the batch.
+//!
+//! [`decide`]: crate::decide::decide
+
+mod fold;
+mod reading;
+mod registry;
+
+use std::collections::BTreeSet;
+
+use futures_util::future::{BoxFuture, FutureExt};
+use runtime::db::{self, Disposition};
+use shared_model::Frame;
+use shared_model::envelope::Attributes;
+use sqlx::PgPool;
+
+use crate::config::AcceptanceConfig;
+use crate::decide::Policy;
+use crate::interpret::{Reason, Unreadable};
+use crate::metrics;
+use crate::store::parked::ParkedFrame;
+use crate::store::{StoreError, event_log, parked, session, vehicle};
+
+use fold::Work;
+pub use fold::{Tally, registered};
+use reading::{ReadFrame, Reader};
+pub use registry::Registry;
+
+/// How often a batch is folded anew because others wrote its vehicles, before it is handed back.
+const CONFLICT_LIMIT: usize = 20;
+
+/// A frame and what its envelope says about it.
+#[derive(Debug, Clone)]
+pub struct Received {
+    /// The envelope's attributes.
+    pub attributes: std::sync::Arc<Attributes>,
+    /// The frame.
+    pub frame: Frame,
+}
+
+/// The acceptance path, with the connections it knows.
+#[derive(Debug, Clone)]
+pub struct Acceptance {
+    pool: PgPool,
+    registry: Registry,
+    policy: Policy,
+    shards: u32,
+}
+
+impl Acceptance {
+    /// Accepts into `pool`'s database, whose event log has `shards` shards.
+    #[must_use]
+    pub fn new(pool: PgPool, config: &AcceptanceConfig, shards: u32) -> Self {
+        let policy = Policy {
+            clock_skew: config.clock_skew,
+        };
+        Self {
+            registry: Registry::new(pool.clone()),
+            pool,
+            policy,
+            shards,
+        }
+    }
+
+    /// Gives every frame of `partition` its effect. On an error, none or some have had it, and all
+    /// may be offered again.
+    pub async fn accept(&self, partition: u32, frames: &[Received]) -> Result<(), StoreError> {
+        let read = Reader {
+            registry: &self.registry,
+            shards: self.shards,
+        }
+        .read(frames)
+        .await?;
+        let tally = self.commit_or_halve(partition, &read).await?;
+        metrics::accepted(&tally);
+        Ok(())
+    }
+
+    /// Parks a whole message that is no envelope.
+    pub async fn park_message(&self, message: ParkedFrame) -> Result<(), StoreError> {
+        let reason = message.reason;
+        let message = std::slice::from_ref(&message);
+        let parked = db::in_tx(&self.pool, "park_message", |mut tx| async move {
+            let parked = parked::insert(&mut tx, message).await?;
+            Ok::<_, StoreError>((tx, parked))
+        })
+        .await?;
+        metrics::parked("unknown", reason, parked);
+        Ok(())
+    }
+
+    fn commit_or_halve<'a>(
+        &'a self,
+        partition: u32,
+        frames: &'a [ReadFrame],
+    ) -> BoxFuture<'a, Result<Tally, StoreError>> {
+        async move {
+            match self.commit(partition, frames).await {
+                Err(StoreError::Database(error))
+                    if db::disposition(&error) == Disposition::Poison =>
+                {
+                    let (left, right) = frames.split_at(frames.len() / 2);
+                    if left.is_empty() {
+                        return self.park_poison(partition, right, &error).await;
+                    }
+                    let mut tally = self.commit_or_halve(partition, left).await?;
+                    tally.merge(self.commit_or_halve(partition, right).await?);
+                    Ok(tally)
+                }
+                other => other,
+            }
+        }
+        .boxed()
+    }
+
+    async fn park_poison(
+        &self,
+        partition: u32,
+        frames: &[ReadFrame],
+        error: &sqlx::Error,
+    ) -> Result<Tally, StoreError> {
+        tracing::error!(
+            error = error as &dyn std::error::Error,
+            "the database refuses the content of a frame; the frame is parked"
+        );
+        let refused: Vec<_> = frames
+            .iter()
+            .map(|frame| ReadFrame {
+                outcome: Err(Unreadable::new(Reason::RejectedByStore, error.to_string())),
+                ..frame.clone()
+            })
+            .collect();
+        self.commit(partition, &refused).await
+    }
+
+    async fn commit(&self, partition: u32, frames: &[ReadFrame]) -> Result<Tally, StoreError> {
+        for _ in 0..CONFLICT_LIMIT {
+            let committed = db::in_tx(&self.pool, "accept_batch", |tx| {
+                self.commit_once(tx, partition, frames)
+            });
+            match committed.await {
+                Err(StoreError::Conflict) => metrics::conflict(),
+                other => return other,
+            }
+        }
+        Err(StoreError::Conflict)
+    }
+
+    async fn commit_once(
+        &self,
+        mut tx: sqlx::Transaction<'static, sqlx::Postgres>,
+        partition: u32,
+        frames: &[ReadFrame],
+    ) -> Result<(sqlx::Transaction<'static, sqlx::Postgres>, Tally), StoreError> {
+        let keys: BTreeSet<_> = frames.iter().flat_map(ReadFrame::vehicles).collect();
+        let keys: Vec<_> = keys.into_iter().collect();
+        let vehicles = vehicle::load(&mut tx, &keys).await?;
+        let numbers = fold::seen_frames(frames);
+        let repeated = session::seen(&mut tx, partition, &numbers).await?;
+
+        let now = runtime::clock::now();
+        let work = Work {
+            frames,
+            vehicles: &vehicles,
+            repeated: &repeated,
+        };
+        let effect = work.fold(self.policy, now);
+
+        vehicle::upsert(&mut tx, &effect.vehicles).await?;
+        let parked = parked::insert(&mut tx, &effect.parked).await?;
+        session::add(&mut tx, partition, &numbers).await?;
+        let traceparent = runtime::telemetry::traceparent();
+        event_log::append(&mut tx, &effect.events, traceparent.as_deref()).await?;
+
+        let mut tally = effect.tally;
+        tally.parked_before = effect.parked.len() as u64 - parked;
+        Ok((tx, tally))
+    }
+}

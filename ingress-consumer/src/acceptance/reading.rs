@@ -1,0 +1,146 @@
+//! Reading frames: each with its connection's interpreter.
+
+use std::sync::Arc;
+
+use shared_model::partition::partition;
+use shared_model::signal::Provenance;
+use shared_model::{Reading, Signal};
+
+use super::Received;
+use super::registry::{Known, Registry};
+use crate::interpret::{Control, Interpretation, Item, Reason, Unreadable};
+use crate::store::StoreError;
+use crate::store::vehicle::VehicleKey;
+
+/// A frame with what it means.
+#[derive(Debug, Clone)]
+pub struct ReadFrame {
+    /// The frame.
+    pub received: Received,
+    /// What it means, or why it is to be parked.
+    pub outcome: Result<Contents, Unreadable>,
+}
+
+/// What a frame holds.
+#[derive(Debug, Clone, Default)]
+pub struct Contents {
+    /// Observations.
+    pub observations: Vec<Observation>,
+    /// Signals without a value.
+    pub no_values: u64,
+    /// Labels that mean nothing here.
+    pub unmapped: u64,
+    /// A message of the protocol itself.
+    pub control: Option<Control>,
+}
+
+/// An observation, with what is needed to register its vehicle.
+#[derive(Debug, Clone)]
+pub struct Observation {
+    /// The vehicle.
+    pub key: VehicleKey,
+    /// The shard that the vehicle gets if this is the first that is heard of it.
+    pub shard: u32,
+    /// Whether that makes it known.
+    pub registers: bool,
+    /// What was observed.
+    pub signal: Signal,
+    /// The value, with its times and source.
+    pub reading: Reading,
+}
+
+impl ReadFrame {
+    /// The vehicles that the frame speaks of.
+    pub fn vehicles(&self) -> impl Iterator<Item = &VehicleKey> {
+        self.outcome
+            .iter()
+            .flat_map(|contents| &contents.observations)
+            .map(|o| &o.key)
+    }
+}
+
+/// Reads frames.
+pub struct Reader<'a> {
+    pub registry: &'a Registry,
+    pub shards: u32,
+}
+
+impl Reader<'_> {
+    /// Reads each of `frames`. Fails only if a connection cannot be looked up.
+    pub async fn read(&self, frames: &[Received]) -> Result<Vec<ReadFrame>, StoreError> {
+        let mut read = Vec::with_capacity(frames.len());
+        for received in frames {
+            let outcome = match self.registry.find(received.attributes.connection).await? {
+                Some(known) => self.interpret(&known, received),
+                None => Err(Unreadable::new(
+                    Reason::UnknownConnection,
+                    format!("there is no connection {}", received.attributes.connection),
+                )),
+            };
+            read.push(ReadFrame {
+                received: received.clone(),
+                outcome,
+            });
+        }
+        Ok(read)
+    }
+
+    fn interpret(&self, known: &Arc<Known>, received: &Received) -> Result<Contents, Unreadable> {
+        let attributes = &received.attributes;
+        if known.workspace != attributes.workspace || known.provider != attributes.provider {
+            // A workspace never sees another's data, whatever an envelope says.
+            let detail = format!(
+                "the connection is {}'s at {}, the envelope says {}'s at {}",
+                known.workspace, known.provider, attributes.workspace, attributes.provider
+            );
+            return Err(Unreadable::new(Reason::ConnectionMismatch, detail));
+        }
+        let items = match known.interpreter.interpret(&received.frame.body)? {
+            Interpretation::Report(items) => items,
+            Interpretation::Control(control) => {
+                if control == Control::ProviderError {
+                    tracing::warn!(
+                        connection = %attributes.connection,
+                        message = %String::from_utf8_lossy(&received.frame.body),
+                        "the provider reports an error"
+                    );
+                }
+                return Ok(Contents {
+                    control: Some(control),
+                    ..Contents::default()
+                });
+            }
+        };
+        let mut contents = Contents::default();
+        for item in items {
+            match item {
+                Item::NoValue => contents.no_values += 1,
+                Item::Unmapped => contents.unmapped += 1,
+                Item::Observed(observed) => contents.observations.push(Observation {
+                    shard: partition(
+                        &attributes.workspace,
+                        attributes.connection,
+                        &observed.device,
+                        self.shards,
+                    ),
+                    registers: known.interpreter.registers_unknown(),
+                    key: VehicleKey {
+                        workspace: attributes.workspace.clone(),
+                        vehicle: observed.vehicle,
+                    },
+                    signal: observed.signal,
+                    reading: Reading {
+                        value: observed.value,
+                        provenance: Provenance {
+                            observed_at: observed.observed_at,
+                            received_at: received.frame.received_at,
+                            provider: attributes.provider.clone(),
+                            clock_ahead: false,
+                        },
+                    },
+                }),
+            }
+        }
+        Ok(contents)
+    }
+}

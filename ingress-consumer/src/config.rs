@@ -1,0 +1,249 @@
+//! Configuration of the core and the relay.
+
+use std::time::Duration;
+
+use runtime::config::{AmqpConfig, Config, DatabaseConfig, HttpConfig, Problems};
+use serde::{Deserialize, Serialize};
+
+const PARTITIONS: u32 = 4;
+const PARTITION_MAX_BYTES: u64 = 256 * 1024 * 1024;
+
+/// Configuration of the service `ingress-consumer`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ConsumerConfig {
+    /// The broker.
+    pub amqp: AmqpConfig,
+    /// The database.
+    pub database: DatabaseConfig,
+    /// The control API.
+    pub http: ConsumerHttp,
+    /// The ingress queue's shape, fixed at the installation's first start.
+    pub ingress: IngressConfig,
+    /// How batches are taken from the queue.
+    pub batch: BatchConfig,
+    /// How observations are accepted.
+    pub acceptance: AcceptanceConfig,
+    /// The event log.
+    pub log: LogConfig,
+}
+
+/// Where the core listens.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ConsumerHttp(pub HttpConfig);
+
+impl Default for ConsumerHttp {
+    fn default() -> Self {
+        Self(HttpConfig::local(8081))
+    }
+}
+
+/// The ingress queue's shape.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct IngressConfig {
+    /// How many partitions; 4 unless set before the first start, and the same ever after.
+    pub partitions: Option<u32>,
+    /// The bound of each partition's queue in bytes; 256 MiB unless set before the first start.
+    pub partition_max_bytes: Option<u64>,
+}
+
+impl IngressConfig {
+    /// The partitions of a new installation.
+    #[must_use]
+    pub fn initial_partitions(&self) -> u32 {
+        self.partitions.unwrap_or(PARTITIONS)
+    }
+
+    /// The bound of each partition's queue in a new installation, in bytes.
+    #[must_use]
+    pub fn initial_partition_max_bytes(&self) -> u64 {
+        self.partition_max_bytes.unwrap_or(PARTITION_MAX_BYTES)
+    }
+}
+
+/// How batches are taken from the queue.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BatchConfig {
+    /// At most so many messages at once.
+    pub messages: usize,
+    /// No further message once so many bytes are taken.
+    pub bytes: usize,
+}
+
+impl Default for BatchConfig {
+    fn default() -> Self {
+        Self {
+            messages: 200,
+            bytes: 4 * 1024 * 1024,
+        }
+    }
+}
+
+/// How observations are accepted.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AcceptanceConfig {
+    /// How far a vehicle's clock may be ahead before its time is not believed.
+    #[serde(with = "humantime_serde")]
+    pub clock_skew: Duration,
+    /// How long noise may wait before a sweep publishes it.
+    #[serde(with = "humantime_serde")]
+    pub sweep_after: Duration,
+}
+
+impl Default for AcceptanceConfig {
+    fn default() -> Self {
+        Self {
+            clock_skew: Duration::from_mins(5),
+            sweep_after: Duration::from_mins(1),
+        }
+    }
+}
+
+/// The event log.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LogConfig {
+    /// For how many days ahead the log's partitions are made.
+    pub partition_days_ahead: u16,
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        Self {
+            partition_days_ahead: 7,
+        }
+    }
+}
+
+impl Config for ConsumerConfig {
+    fn validate(&self, problems: &mut Problems) {
+        self.amqp.validate(problems);
+        self.database.validate(problems);
+        if let Some(partitions) = self.ingress.partitions
+            && !(1..=1024).contains(&partitions)
+        {
+            problems.add(
+                "ingress.partitions",
+                &partitions,
+                "write a number from 1 to 1024",
+            );
+        }
+        if let Some(bytes) = self.ingress.partition_max_bytes
+            && bytes < 1024 * 1024
+        {
+            problems.add(
+                "ingress.partition_max_bytes",
+                &bytes,
+                "write at least 1048576 (1 MiB)",
+            );
+        }
+        if self.batch.messages == 0 {
+            problems.add("batch.messages", &self.batch.messages, "write 1 or more");
+        }
+        if self.batch.bytes == 0 {
+            problems.add("batch.bytes", &self.batch.bytes, "write 1 or more");
+        }
+        if self.acceptance.sweep_after < Duration::from_millis(100) {
+            problems.add(
+                "acceptance.sweep_after",
+                &self.acceptance.sweep_after,
+                "write a duration of at least 100ms",
+            );
+        }
+        if !(1..=366).contains(&self.log.partition_days_ahead) {
+            problems.add(
+                "log.partition_days_ahead",
+                &self.log.partition_days_ahead,
+                "write a number from 1 to 366",
+            );
+        }
+    }
+
+    fn database(&self) -> Option<&DatabaseConfig> {
+        Some(&self.database)
+    }
+}
+
+/// Configuration of the service `outbox-relay`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RelayConfig {
+    /// The broker.
+    pub amqp: AmqpConfig,
+    /// The database.
+    pub database: DatabaseConfig,
+    /// Probes and metrics.
+    pub http: RelayHttp,
+    /// How the log is read.
+    pub relay: RelaySettings,
+}
+
+/// Where the relay listens.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct RelayHttp(pub HttpConfig);
+
+impl Default for RelayHttp {
+    fn default() -> Self {
+        Self(HttpConfig::local(8082))
+    }
+}
+
+/// How the log is read.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RelaySettings {
+    /// How many events to read and publish at once.
+    pub batch_events: u32,
+    /// How many of them may share a message.
+    pub message_events: usize,
+    /// How often to look without having been told of new events.
+    #[serde(with = "humantime_serde")]
+    pub poll_every: Duration,
+}
+
+impl Default for RelaySettings {
+    fn default() -> Self {
+        Self {
+            batch_events: 1000,
+            message_events: 100,
+            poll_every: Duration::from_secs(1),
+        }
+    }
+}
+
+impl Config for RelayConfig {
+    fn validate(&self, problems: &mut Problems) {
+        self.amqp.validate(problems);
+        self.database.validate(problems);
+        if self.relay.batch_events == 0 {
+            problems.add(
+                "relay.batch_events",
+                &self.relay.batch_events,
+                "write 1 or more",
+            );
+        }
+        if self.relay.message_events == 0 {
+            problems.add(
+                "relay.message_events",
+                &self.relay.message_events,
+                "write 1 or more",
+            );
+        }
+        if self.relay.poll_every.is_zero() {
+            problems.add(
+                "relay.poll_every",
+                &self.relay.poll_every,
+                "write a duration such as 1s",
+            );
+        }
+    }
+
+    fn database(&self) -> Option<&DatabaseConfig> {
+        Some(&self.database)
+    }
+}

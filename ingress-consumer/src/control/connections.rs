@@ -1,0 +1,338 @@
+//! Connections: added, listed, shown and removed.
+
+use std::collections::BTreeMap;
+
+use axum::extract::State;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use chrono::{DateTime, Utc};
+use runtime::http::{Json, Path, Problem, Query};
+use runtime::{clock, db};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use shared_model::partition::partition;
+use shared_model::{ConnectionId, Provider, WorkspaceId};
+use sqlx::{Postgres, Transaction};
+
+use super::{Control, installation};
+use crate::acceptance::registered;
+use crate::decide::VehicleState;
+use crate::installation::Installation;
+use crate::interpret::Interpreter;
+use crate::metrics;
+use crate::store::StoreError;
+use crate::store::connection::{self, Connection};
+use crate::store::event_log::{self, NewEvent};
+use crate::store::vehicle::{self, Vehicle, VehicleKey};
+
+const PAGE: i64 = 100;
+const LARGEST_PAGE: i64 = 1000;
+
+/// A connection to add.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewConnection {
+    /// The provider's protocol, such as `viriciti`.
+    pub provider: String,
+    /// `stream`: a websocket that a publisher reads.
+    pub kind: String,
+    /// The websocket's URL.
+    pub endpoint: String,
+    /// Where the credential is: `env:NAME` or `file:PATH`, as the publisher sees them.
+    #[serde(default)]
+    pub credential: Option<String>,
+    /// Settings in the provider's own terms.
+    pub settings: Value,
+}
+
+/// A connection as shown.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ConnectionView {
+    /// Its id.
+    pub id: ConnectionId,
+    /// Whose it is.
+    pub workspace: WorkspaceId,
+    /// The provider's protocol.
+    pub provider: Provider,
+    /// `stream`.
+    pub kind: String,
+    /// The websocket's URL.
+    pub endpoint: String,
+    /// Where the credential is; never the credential.
+    pub credential: Option<String>,
+    /// Settings in the provider's own terms.
+    pub settings: Value,
+    /// When it was added (UTC).
+    pub created_at: DateTime<Utc>,
+}
+
+impl From<Connection> for ConnectionView {
+    fn from(connection: Connection) -> Self {
+        Self {
+            id: connection.id,
+            workspace: connection.workspace,
+            provider: connection.provider,
+            kind: connection.kind,
+            endpoint: connection.endpoint,
+            credential: connection.credential,
+            settings: connection.settings,
+            created_at: connection.created_at,
+        }
+    }
+}
+
+#[derive(Debug, Deserialize)]
+pub struct Page {
+    limit: Option<i64>,
+    after: Option<ConnectionId>,
+}
+
+#[derive(Debug, Serialize)]
+pub struct Listed {
+    items: Vec<ConnectionView>,
+    next: Option<ConnectionId>,
+}
+
+fn workspace(text: &str) -> Result<WorkspaceId, Problem> {
+    WorkspaceId::new(text)
+        .map_err(|error| Problem::bad_request("invalid-workspace", error.to_string()))
+}
+
+fn not_found(workspace: &WorkspaceId, id: ConnectionId) -> Problem {
+    let detail = format!("workspace {workspace} has no connection {id}");
+    Problem::not_found("connection-not-found", detail)
+}
+
+/// Everything wrong with a connection at once, or the connection and its interpreter.
+fn check(workspace: WorkspaceId, new: NewConnection) -> Result<(Connection, Interpreter), Problem> {
+    let mut problems = Vec::new();
+    if new.kind != "stream" {
+        problems.push(format!("kind is {:?}; known: \"stream\"", new.kind));
+    }
+    if !["ws://", "wss://"].iter().any(|scheme| {
+        new.endpoint
+            .strip_prefix(scheme)
+            .is_some_and(|host| !host.is_empty() && !host.contains('@'))
+    }) {
+        problems.push(format!(
+            "endpoint is {:?}; write a ws:// or wss:// URL without a user or password",
+            without_user_info(&new.endpoint)
+        ));
+    }
+    if let Some(credential) = &new.credential
+        && !["env:", "file:"].iter().any(|kind| {
+            credential
+                .strip_prefix(kind)
+                .is_some_and(|name| !name.trim().is_empty())
+        })
+    {
+        // What was written there may be the credential itself, so it is not repeated.
+        problems.push("credential is not a reference; write env:NAME or file:PATH".to_owned());
+    }
+    let interpreter = Provider::new(new.provider.as_str())
+        .map_err(|error| error.to_string())
+        .and_then(|provider| {
+            let interpreter = Interpreter::new(&provider, &new.settings);
+            interpreter
+                .map(|i| (provider, i))
+                .map_err(|error| error.to_string())
+        });
+    match interpreter {
+        Ok((provider, interpreter)) if problems.is_empty() => {
+            let connection = Connection {
+                id: ConnectionId(clock::new_id()),
+                workspace,
+                provider,
+                kind: new.kind,
+                endpoint: new.endpoint,
+                credential: new.credential,
+                settings: new.settings,
+                created_at: clock::now(),
+            };
+            Ok((connection, interpreter))
+        }
+        found => {
+            problems.extend(found.err());
+            Err(Problem::bad_request(
+                "invalid-connection",
+                problems.join("; "),
+            ))
+        }
+    }
+}
+
+fn without_user_info(url: &str) -> String {
+    match (url.split_once("://"), url.rsplit_once('@')) {
+        (Some((scheme, _)), Some((_, host))) => format!("{scheme}://***@{host}"),
+        _ => url.to_owned(),
+    }
+}
+
+pub async fn add(
+    State(control): State<Control>,
+    Path(name): Path<String>,
+    Json(new): Json<NewConnection>,
+) -> Result<Response, Problem> {
+    let (connection, interpreter) = check(workspace(&name)?, new)?;
+    let installation = installation(&mut *control.pool.acquire().await?).await?;
+    let registered = db::in_tx(&control.pool, "add_connection", |tx| {
+        insert(tx, installation, &connection, &interpreter)
+    })
+    .await?;
+    metrics::appended("vehicle.registered", registered);
+    tracing::info!(
+        workspace = %connection.workspace,
+        connection = %connection.id,
+        provider = %connection.provider,
+        vehicles = registered,
+        "a connection was added"
+    );
+    let location = format!(
+        "/v1/workspaces/{}/connections/{}",
+        connection.workspace, connection.id
+    );
+    let mut response = (
+        StatusCode::CREATED,
+        axum::Json(ConnectionView::from(connection)),
+    )
+        .into_response();
+    if let Ok(location) = HeaderValue::from_str(&location) {
+        response.headers_mut().insert(header::LOCATION, location);
+    }
+    Ok(response)
+}
+
+/// Stores the connection and makes the vehicles known that its settings name.
+async fn insert(
+    mut tx: Transaction<'static, Postgres>,
+    installation: Installation,
+    connection: &Connection,
+    interpreter: &Interpreter,
+) -> Result<(Transaction<'static, Postgres>, u64), StoreError> {
+    connection::insert(&mut tx, connection).await?;
+    let vehicles: BTreeMap<_, _> = interpreter
+        .known_devices()
+        .into_iter()
+        .map(|(device, vehicle)| {
+            let key = VehicleKey {
+                workspace: connection.workspace.clone(),
+                vehicle,
+            };
+            let shard = partition(
+                &connection.workspace,
+                connection.id,
+                &device,
+                installation.partitions,
+            );
+            let vehicle = Vehicle {
+                shard,
+                registered_at: connection.created_at,
+                registered_by: connection.id,
+                state: VehicleState {
+                    revision: 1,
+                    ..VehicleState::default()
+                },
+            };
+            (key, vehicle)
+        })
+        .collect();
+    let inserted = vehicle::register(&mut tx, &vehicles).await?;
+    let events: Vec<_> = inserted
+        .iter()
+        .filter_map(|key| {
+            let vehicle = vehicles.get(key)?;
+            Some(NewEvent {
+                shard: vehicle.shard,
+                workspace: key.workspace.clone(),
+                fact: registered(key, vehicle, connection.provider.clone()),
+            })
+        })
+        .collect();
+    event_log::append(&mut tx, &events, None).await?;
+    Ok((tx, events.len() as u64))
+}
+
+pub async fn list(
+    State(control): State<Control>,
+    Path(name): Path<String>,
+    Query(page): Query<Page>,
+) -> Result<axum::Json<Listed>, Problem> {
+    let limit = page.limit.unwrap_or(PAGE);
+    if !(1..=LARGEST_PAGE).contains(&limit) {
+        let detail = format!("limit is {limit}; write a number from 1 to {LARGEST_PAGE}");
+        return Err(Problem::bad_request("invalid-limit", detail));
+    }
+    let mut pg = control.pool.acquire().await?;
+    let found = connection::list(&mut pg, &workspace(&name)?, page.after, limit).await?;
+    let is_full = found.len() as u64 == limit.unsigned_abs();
+    let next = found.last().filter(|_| is_full).map(|last| last.id);
+    Ok(axum::Json(Listed {
+        items: found.into_iter().map(Into::into).collect(),
+        next,
+    }))
+}
+
+pub async fn show(
+    State(control): State<Control>,
+    Path((name, id)): Path<(String, ConnectionId)>,
+) -> Result<axum::Json<ConnectionView>, Problem> {
+    let workspace = workspace(&name)?;
+    let mut pg = control.pool.acquire().await?;
+    let found = connection::find_live(&mut pg, &workspace, id).await?;
+    found
+        .map(|found| axum::Json(found.into()))
+        .ok_or_else(|| not_found(&workspace, id))
+}
+
+pub async fn remove(
+    State(control): State<Control>,
+    Path((name, id)): Path<(String, ConnectionId)>,
+) -> Result<StatusCode, Problem> {
+    let workspace = workspace(&name)?;
+    let mut pg = control.pool.acquire().await?;
+    if !connection::remove(&mut pg, &workspace, id).await? {
+        return Err(not_found(&workspace, id));
+    }
+    tracing::info!(%workspace, connection = %id, "a connection was removed");
+    Ok(StatusCode::NO_CONTENT)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn check_json(new: Value) -> Result<(Connection, Interpreter), String> {
+        let new = serde_json::from_value(new).unwrap();
+        check(WorkspaceId::new("demo").unwrap(), new).map_err(|problem| problem.detail)
+    }
+
+    #[test]
+    fn a_connection_that_could_work_is_taken() {
+        let taken = check_json(json!({
+            "provider": "viriciti", "kind": "stream", "endpoint": "wss://sdk.viriciti.com/api/v2/live",
+            "credential": "env:KEY", "settings": {"vehicles": {"bus-1": ["soc"]}},
+        }));
+        assert_eq!(taken.unwrap().1.known_devices().len(), 1);
+    }
+
+    #[test]
+    fn all_that_is_wrong_is_said_at_once_and_no_secret_is_repeated() {
+        let detail = check_json(json!({
+            "provider": "fax", "kind": "carrier pigeon", "endpoint": "https://u:hunter2@x",
+            "credential": "hunter2", "settings": {},
+        }))
+        .unwrap_err();
+        for part in [
+            "fax",
+            "carrier pigeon",
+            "https://***@x",
+            "env:NAME",
+            "viriciti",
+        ] {
+            assert!(detail.contains(part), "{part:?} is not in {detail}");
+        }
+        assert!(!detail.contains("hunter2"), "{detail}");
+    }
+}

@@ -1,0 +1,179 @@
+//! Interpretation: what a provider's frame means, in canonical units.
+//!
+//! Pure: bytes and a connection's settings in, observations out. One file per provider; what they
+//! share is here. Nothing is guessed: a frame is understood, or it is parked with the reason.
+
+mod unit;
+pub mod viriciti;
+
+use chrono::{DateTime, Utc};
+use serde_json::Value;
+use shared_model::{Provider, Signal, SignalValue, VehicleId};
+
+pub use unit::SourceUnit;
+
+/// What a frame means.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Interpretation {
+    /// It reports about vehicles. The list may be empty, where nothing in it is of interest.
+    Report(Vec<Item>),
+    /// It belongs to the protocol (a greeting, an echo) and reports nothing.
+    Control(Control),
+}
+
+/// A frame of the protocol itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Control {
+    /// A greeting or confirmation.
+    Handshake,
+    /// The provider reports an error of its own.
+    ProviderError,
+    /// A kind of message that Headrace has no use for.
+    Unused,
+}
+
+/// One statement of a report.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Item {
+    /// A value.
+    Observed(Observed),
+    /// A signal without a value: absent, null, blank, invalid, or no position fix.
+    NoValue,
+    /// A label that the connection maps to no signal.
+    Unmapped,
+}
+
+/// A value as the provider reported it, in canonical units.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Observed {
+    /// The provider's own id of the sender.
+    pub device: String,
+    /// The vehicle: the device's id unless the connection maps it.
+    pub vehicle: VehicleId,
+    /// What was observed.
+    pub signal: Signal,
+    /// The value, in the signal's unit.
+    pub value: SignalValue,
+    /// When, by the sender's clock.
+    pub observed_at: DateTime<Utc>,
+}
+
+/// Why a frame cannot be interpreted.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{detail}")]
+pub struct Unreadable {
+    /// The kind of reason; a closed set, for metrics and filters.
+    pub reason: Reason,
+    /// What exactly is wrong.
+    pub detail: String,
+}
+
+impl Unreadable {
+    /// A frame that is unreadable for `reason`.
+    pub fn new(reason: Reason, detail: impl Into<String>) -> Self {
+        Self {
+            reason,
+            detail: detail.into(),
+        }
+    }
+}
+
+/// Reasons to park a frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Reason {
+    /// The message is not an envelope.
+    UndecodableEnvelope,
+    /// The envelope's version is from the future.
+    UnsupportedVersion,
+    /// The envelope names a connection that does not exist.
+    UnknownConnection,
+    /// The envelope's workspace or provider is not the connection's.
+    ConnectionMismatch,
+    /// The frame is not in the provider's syntax.
+    InvalidSyntax,
+    /// The frame is none of the provider's known messages.
+    UnknownShape,
+    /// The frame names no vehicle, or one that cannot be an id.
+    InvalidVehicle,
+    /// The frame's time is missing or not a time.
+    InvalidTime,
+    /// The value is not of the signal's type.
+    InvalidValue,
+    /// The vehicle is not known and the connection does not register vehicles.
+    UnknownVehicle,
+    /// The database refuses the frame's content.
+    RejectedByStore,
+}
+
+impl Reason {
+    /// The reason's name in metrics, filters and tables.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::UndecodableEnvelope => "undecodable_envelope",
+            Self::UnsupportedVersion => "unsupported_version",
+            Self::UnknownConnection => "unknown_connection",
+            Self::ConnectionMismatch => "connection_mismatch",
+            Self::InvalidSyntax => "invalid_syntax",
+            Self::UnknownShape => "unknown_shape",
+            Self::InvalidVehicle => "invalid_vehicle",
+            Self::InvalidTime => "invalid_time",
+            Self::InvalidValue => "invalid_value",
+            Self::UnknownVehicle => "unknown_vehicle",
+            Self::RejectedByStore => "rejected_by_store",
+        }
+    }
+}
+
+/// A provider's way to read frames, with a connection's settings.
+#[derive(Debug, Clone)]
+pub enum Interpreter {
+    /// ViriCiti / ChargePoint.
+    ViriCiti(viriciti::Settings),
+}
+
+/// Why a connection cannot be.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum InterpreterError {
+    /// There is no code for the provider.
+    #[error("provider {0} is not known; known: viriciti")]
+    UnknownProvider(Provider),
+    /// The settings are not the provider's.
+    #[error("settings are not valid: {0}")]
+    InvalidSettings(String),
+}
+
+impl Interpreter {
+    /// The interpreter for a connection.
+    pub fn new(provider: &Provider, settings: &Value) -> Result<Self, InterpreterError> {
+        match provider.as_str() {
+            "viriciti" => viriciti::Settings::read(settings)
+                .map(Self::ViriCiti)
+                .map_err(InterpreterError::InvalidSettings),
+            _ => Err(InterpreterError::UnknownProvider(provider.clone())),
+        }
+    }
+
+    /// What `frame` means.
+    pub fn interpret(&self, frame: &[u8]) -> Result<Interpretation, Unreadable> {
+        match self {
+            Self::ViriCiti(settings) => viriciti::interpret(settings, frame),
+        }
+    }
+
+    /// Devices that the connection's settings name, with the vehicles that they stand for.
+    #[must_use]
+    pub fn known_devices(&self) -> Vec<(String, VehicleId)> {
+        match self {
+            Self::ViriCiti(settings) => settings.known_devices(),
+        }
+    }
+
+    /// Whether a vehicle that is heard from for the first time becomes known by that.
+    #[must_use]
+    pub fn registers_unknown(&self) -> bool {
+        match self {
+            Self::ViriCiti(settings) => settings.register_unknown,
+        }
+    }
+}

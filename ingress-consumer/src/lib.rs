@@ -1,0 +1,129 @@
+//! The core: the one writer of the truth.
+//!
+//! Frames come in from the ingress queue, are interpreted, decided and committed: state, parked
+//! frames, seen numbers and events in one transaction ([`acceptance`]). A relay carries the event
+//! log to the event bus ([`relay`]). Everything that reacts to the truth hangs off that bus.
+//!
+//! While PostgreSQL is away, the core takes nothing from the queue and answers 503; while RabbitMQ
+//! is away, it waits. Both resume by themselves.
+
+pub mod acceptance;
+pub mod config;
+pub mod control;
+pub mod decide;
+pub mod installation;
+pub mod interpret;
+mod metrics;
+pub mod relay;
+pub mod sources;
+pub mod store;
+pub mod sweep;
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use runtime::amqp::{BatchLimit, Link};
+use runtime::backoff::Backoff;
+use runtime::{Context, db, http};
+use shared_model::topology;
+use sqlx::PgPool;
+
+use acceptance::Acceptance;
+use config::ConsumerConfig;
+use installation::Installation;
+use sources::queue::PartitionConsumer;
+
+/// How often the event log's partitions are looked after.
+const UPKEEP_EVERY: Duration = Duration::from_hours(1);
+
+/// A service whose tasks run.
+#[derive(Debug, Clone, Copy)]
+pub struct Started {
+    /// Where its HTTP server listens.
+    pub http: SocketAddr,
+}
+
+/// Starts the core; returns once its tasks run.
+pub async fn start(context: Context, config: ConsumerConfig) -> anyhow::Result<Started> {
+    let pool = db::open(&context, &config.database)?;
+    let routes = control::routes(pool.clone());
+    let address = http::serve(&context, &config.http.0, routes).await?;
+    let worker = context.clone();
+    let prepared = context.readiness().add("schema");
+    context.spawn("core", async move {
+        db::require_schema(&pool, &store::MIGRATIONS, worker.stopping()).await?;
+        let installation = prepare(&worker, &pool, &config).await?;
+        prepared.up();
+        consume(&worker, &pool, &config, installation);
+        upkeep(&worker, &pool, &config).await
+    });
+    Ok(Started { http: address })
+}
+
+async fn prepare(
+    context: &Context,
+    pool: &PgPool,
+    config: &ConsumerConfig,
+) -> anyhow::Result<Installation> {
+    let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
+    loop {
+        let days = config.log.partition_days_ahead;
+        match Installation::prepare(pool, &config.ingress, days).await {
+            Ok(installation) => return Ok(installation),
+            Err(error) if error.is_passing() => {
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "the database is away"
+                );
+            }
+            Err(error) => return Err(error.into()),
+        }
+        backoff.wait(context.stopping()).await?;
+    }
+}
+
+fn consume(context: &Context, pool: &PgPool, config: &ConsumerConfig, installation: Installation) {
+    let Installation {
+        partitions,
+        partition_max_bytes,
+    } = installation;
+    let topology = topology::ingress(partitions, partition_max_bytes);
+    let link = Link::open(context, &config.amqp, topology);
+    let acceptance = Acceptance::new(pool.clone(), &config.acceptance, partitions);
+    for partition in 0..partitions {
+        let consumer = PartitionConsumer {
+            partition,
+            limit: BatchLimit {
+                messages: config.batch.messages,
+                bytes: config.batch.bytes,
+            },
+            link: link.clone(),
+            acceptance: acceptance.clone(),
+            context: context.clone(),
+        };
+        context.spawn("partition", consumer.run());
+    }
+    let sweep = sweep::run(context.clone(), pool.clone(), config.acceptance.sweep_after);
+    context.spawn("sweep", sweep);
+}
+
+/// Makes the event log's partitions well before their days come.
+async fn upkeep(context: &Context, pool: &PgPool, config: &ConsumerConfig) -> anyhow::Result<()> {
+    let mut ticks = tokio::time::interval(UPKEEP_EVERY);
+    while context
+        .stopping()
+        .run_until_cancelled(ticks.tick())
+        .await
+        .is_some()
+    {
+        let days = config.log.partition_days_ahead;
+        if let Err(error) = Installation::prepare(pool, &config.ingress, days).await {
+            // There are days of time left to try again.
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "the event log's next partitions could not be made"
+            );
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,116 @@
+//! Metrics of the core and the relay.
+
+use std::sync::LazyLock;
+
+use opentelemetry::metrics::{Counter, Gauge, Meter};
+use opentelemetry::{KeyValue, global};
+
+use crate::acceptance::Tally;
+
+static METER: LazyLock<Meter> = LazyLock::new(|| global::meter("headrace"));
+
+fn counter(name: &'static str, description: &'static str) -> Counter<u64> {
+    METER
+        .u64_counter(name)
+        .with_description(description)
+        .build()
+}
+
+fn gauge(name: &'static str, description: &'static str) -> Gauge<u64> {
+    METER.u64_gauge(name).with_description(description).build()
+}
+
+static OBSERVATIONS: LazyLock<Counter<u64>> = LazyLock::new(|| {
+    counter(
+        "headrace_acceptance_observations",
+        "Observations by what became of them",
+    )
+});
+static FRAMES: LazyLock<Counter<u64>> =
+    LazyLock::new(|| counter("headrace_acceptance_frames", "Frames by what they were"));
+static PARKED: LazyLock<Counter<u64>> = LazyLock::new(|| {
+    counter(
+        "headrace_acceptance_parked_frames",
+        "Frames parked, by reason",
+    )
+});
+static EVENTS: LazyLock<Counter<u64>> =
+    LazyLock::new(|| counter("headrace_acceptance_events", "Events appended to the log"));
+static CONFLICTS: LazyLock<Counter<u64>> = LazyLock::new(|| {
+    counter(
+        "headrace_acceptance_conflicts",
+        "Batches folded anew because somebody else wrote the same vehicles",
+    )
+});
+static SWEPT: LazyLock<Counter<u64>> = LazyLock::new(|| {
+    counter(
+        "headrace_sweep_vehicles",
+        "Vehicles whose noise a sweep published",
+    )
+});
+static RELAYED: LazyLock<Counter<u64>> =
+    LazyLock::new(|| counter("headrace_relay_events", "Events that the broker confirmed"));
+static RELAY_LAG: LazyLock<Gauge<u64>> = LazyLock::new(|| {
+    gauge(
+        "headrace_relay_lag_events",
+        "Events in the log that the broker has not confirmed",
+    )
+});
+
+/// A batch was committed.
+pub fn accepted(tally: &Tally) {
+    for ((provider, verdict), count) in &tally.observations {
+        let labels = [
+            KeyValue::new("provider", provider.to_string()),
+            KeyValue::new("verdict", *verdict),
+        ];
+        OBSERVATIONS.add(*count, &labels);
+    }
+    for ((provider, kind), count) in &tally.frames {
+        let labels = [
+            KeyValue::new("provider", provider.to_string()),
+            KeyValue::new("kind", *kind),
+        ];
+        FRAMES.add(*count, &labels);
+    }
+    for ((provider, reason), count) in &tally.parked {
+        parked(provider.as_str(), reason, *count);
+    }
+    for (kind, count) in &tally.events {
+        appended(kind, *count);
+    }
+}
+
+/// Frames were parked.
+pub fn parked(provider: &str, reason: &'static str, count: u64) {
+    let labels = [
+        KeyValue::new("provider", provider.to_owned()),
+        KeyValue::new("reason", reason),
+    ];
+    PARKED.add(count, &labels);
+}
+
+/// Events were appended to the log.
+pub fn appended(kind: &'static str, count: u64) {
+    EVENTS.add(count, &[KeyValue::new("type", kind)]);
+}
+
+/// A batch lost a race for a vehicle.
+pub fn conflict() {
+    CONFLICTS.add(1, &[]);
+}
+
+/// A sweep published vehicles' noise.
+pub fn swept(kind: &'static str, count: u64) {
+    SWEPT.add(count, &[KeyValue::new("type", kind)]);
+}
+
+/// The broker confirmed events.
+pub fn relayed(count: u64) {
+    RELAYED.add(count, &[]);
+}
+
+/// How far a shard's relay is behind.
+pub fn relay_lag(shard: u32, lag: u64) {
+    RELAY_LAG.record(lag, &[KeyValue::new("shard", i64::from(shard))]);
+}

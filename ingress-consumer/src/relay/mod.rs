@@ -1,0 +1,201 @@
+//! The outbox relay: the event log to the event bus, a task a shard.
+//!
+//! It reads what lies behind the shard's checkpoint, publishes it, and moves the checkpoint once the
+//! broker has confirmed all of it. So an event is published at least once, in the order of its
+//! shard's offsets except where a message had to be sent again, and readers order by version. No
+//! transaction is open while it publishes. While the broker is away it waits, for as long as it
+//! takes; the log is the buffer.
+
+mod message;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::try_join_all;
+use runtime::amqp::{Link, Publisher};
+use runtime::backoff::Backoff;
+use runtime::db::{AsSqlError, Disposition, disposition};
+use runtime::{Context, db, http};
+use shared_model::topology;
+use sqlx::PgPool;
+use sqlx::postgres::PgListener;
+use tokio::sync::Notify;
+
+use crate::Started;
+use crate::config::{RelayConfig, RelaySettings};
+use crate::metrics;
+use crate::store::relay::Checkpoint;
+use crate::store::{MIGRATIONS, StoreError, event_log, relay};
+
+/// Starts the relay; returns once its tasks run.
+pub async fn start(context: Context, config: RelayConfig) -> anyhow::Result<Started> {
+    let address = http::serve(&context, &config.http.0, axum::Router::new()).await?;
+    let pool = db::open(&context, &config.database)?;
+    let publisher = Publisher::new(Link::open(&context, &config.amqp, topology::events()));
+    let worker = context.clone();
+    let prepared = context.readiness().add("schema");
+    context.spawn("relay", async move {
+        db::require_schema(&pool, &MIGRATIONS, worker.stopping()).await?;
+        let shards = wait_for_shards(&worker, &pool).await?;
+        prepared.up();
+        run(worker, pool, publisher, config.relay, shards).await
+    });
+    Ok(Started { http: address })
+}
+
+async fn run(
+    context: Context,
+    pool: PgPool,
+    publisher: Publisher,
+    settings: RelaySettings,
+    shards: Vec<Checkpoint>,
+) -> anyhow::Result<()> {
+    let wakers: Arc<Vec<Notify>> = Arc::new(shards.iter().map(|_| Notify::new()).collect());
+    for (index, checkpoint) in shards.into_iter().enumerate() {
+        let shard = Shard {
+            context: context.clone(),
+            pool: pool.clone(),
+            publisher: publisher.clone(),
+            settings: settings.clone(),
+            wakers: Arc::clone(&wakers),
+            index,
+            checkpoint,
+        };
+        context.spawn("relay shard", shard.run());
+    }
+    listen(&context, &pool, &wakers).await
+}
+
+/// The core makes the shards at its first start, which may come after the relay's.
+async fn wait_for_shards(context: &Context, pool: &PgPool) -> anyhow::Result<Vec<Checkpoint>> {
+    let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(2));
+    loop {
+        let found = async { relay::checkpoints(&mut *pool.acquire().await?).await };
+        match found.await {
+            Ok(shards) if !shards.is_empty() => return Ok(shards),
+            Ok(_) => tracing::info!("waiting for the core's first start"),
+            Err(error) if disposition(&error) == Disposition::Retry => {
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "the database is away"
+                );
+            }
+            Err(error) => return Err(error.into()),
+        }
+        backoff.wait(context.stopping()).await?;
+    }
+}
+
+/// Wakes the shards at each notification. A lost listener costs only the time to the next poll.
+async fn listen(context: &Context, pool: &PgPool, wakers: &[Notify]) -> anyhow::Result<()> {
+    let stop = context.stopping();
+    let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
+    loop {
+        let listening = async {
+            let mut listener = PgListener::connect_with(pool).await?;
+            listener.listen(event_log::CHANNEL).await?;
+            backoff.reset();
+            loop {
+                listener.recv().await?;
+                wakers.iter().for_each(Notify::notify_one);
+            }
+        };
+        match stop.run_until_cancelled(listening).await {
+            None => return Ok(()),
+            Some(Ok(())) => {}
+            Some(Err(error)) => {
+                let error: &sqlx::Error = &error;
+                tracing::warn!(
+                    error = error as &dyn std::error::Error,
+                    "not told of new events"
+                );
+            }
+        }
+        backoff.wait(stop).await?;
+    }
+}
+
+struct Shard {
+    context: Context,
+    pool: PgPool,
+    publisher: Publisher,
+    settings: RelaySettings,
+    wakers: Arc<Vec<Notify>>,
+    index: usize,
+    checkpoint: Checkpoint,
+}
+
+impl Shard {
+    async fn run(mut self) -> anyhow::Result<()> {
+        let stop = self.context.stopping().clone();
+        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
+        while !stop.is_cancelled() {
+            match self.relay_batch().await {
+                Ok(relayed) if relayed > 0 => backoff.reset(),
+                Ok(_) => {
+                    let woken = self.wakers[self.index].notified();
+                    // Either way, the next step is to look.
+                    tokio::select! {
+                        () = woken => {}
+                        () = tokio::time::sleep(self.settings.poll_every) => {}
+                        () = stop.cancelled() => {}
+                    }
+                }
+                Err(RelayError::Store(error))
+                    if error
+                        .as_sql_error()
+                        .is_some_and(|e| disposition(e) == Disposition::Retry) =>
+                {
+                    tracing::warn!(
+                        shard = self.checkpoint.shard,
+                        error = &error as &dyn std::error::Error,
+                        "relaying waits for the database"
+                    );
+                    backoff.wait(&stop).await?;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Relays what lies behind the checkpoint, up to a batch; returns how many events.
+    async fn relay_batch(&mut self) -> Result<usize, RelayError> {
+        let shard = self.checkpoint.shard;
+        let events = {
+            let mut pg = self.pool.acquire().await.map_err(StoreError::from)?;
+            let limit = i64::from(self.settings.batch_events);
+            event_log::read(&mut pg, shard, self.checkpoint.relayed, limit).await?
+        };
+        let Some((last, _, _)) = events.last() else {
+            metrics::relay_lag(shard, 0);
+            return Ok(0);
+        };
+        let (count, last) = (events.len(), *last);
+        metrics::relay_lag(shard, count as u64);
+        let messages = message::pack(&events, self.settings.message_events)?;
+        // Asked to stop, the batch in hand is still finished.
+        let letting_go = self.context.letting_go();
+        let publishing = messages
+            .iter()
+            .map(|message| self.publisher.publish_until_confirmed(message, letting_go));
+        try_join_all(publishing).await?;
+        let mut pg = self.pool.acquire().await.map_err(StoreError::from)?;
+        relay::advance(&mut pg, shard, last)
+            .await
+            .map_err(StoreError::from)?;
+        self.checkpoint.relayed = last;
+        metrics::relayed(count as u64);
+        Ok(count)
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+enum RelayError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Stopped(#[from] runtime::backoff::Stopped),
+    #[error("an event cannot be written as JSON")]
+    Json(#[from] serde_json::Error),
+}

@@ -1,0 +1,3 @@
+//! Where observations come from. Every source ends in [`crate::acceptance`].
+
+pub mod queue;

@@ -1,0 +1,183 @@
+//! The ingress queue: one consumer a partition.
+//!
+//! A delivery is acknowledged only after the commit that holds its effect. While the database is
+//! away, the batch in hand is kept and nothing more is taken, so the queue grows where operators
+//! look. If the broker goes away meanwhile, the batch is dropped here and delivered again.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use runtime::amqp::{Batch, BatchLimit, Consumer, Delivery, Link};
+use runtime::backoff::Backoff;
+use runtime::db::{AsSqlError, Disposition, disposition};
+use runtime::{Context, telemetry};
+use shared_model::{Envelope, EnvelopeError, headers, topology};
+use tracing::Instrument;
+use xxhash_rust::xxh3::xxh3_128;
+
+use crate::acceptance::{Acceptance, Received};
+use crate::interpret::Reason;
+use crate::store::StoreError;
+use crate::store::parked::ParkedFrame;
+
+/// One partition's consumer.
+pub struct PartitionConsumer {
+    /// The partition.
+    pub partition: u32,
+    /// How much to take at once.
+    pub limit: BatchLimit,
+    /// Where to take it from.
+    pub link: Link,
+    /// Where to take it to.
+    pub acceptance: Acceptance,
+    /// The service.
+    pub context: Context,
+}
+
+/// What became of a batch that could not be accepted at once.
+enum Accepted {
+    /// It had its effect.
+    Yes,
+    /// The broker will deliver it again.
+    Dropped,
+}
+
+impl PartitionConsumer {
+    /// Consumes until the service is asked to stop.
+    pub async fn run(self) -> anyhow::Result<()> {
+        let queue = topology::ingress_queue(self.partition);
+        let stop = self.context.stopping();
+        loop {
+            let mut consumer = Consumer::open(&self.link, &queue, stop).await?;
+            loop {
+                match consumer.next_batch(self.limit, stop).await {
+                    Batch::Lost => break,
+                    Batch::Stopped => {
+                        consumer.close().await;
+                        return Ok(());
+                    }
+                    Batch::Messages(deliveries) => {
+                        let Some(last) = deliveries.last().map(|delivery| delivery.tag) else {
+                            continue;
+                        };
+                        match self.accept(&consumer, &deliveries).await? {
+                            Accepted::Yes if consumer.ack_through(last).await.is_ok() => {}
+                            Accepted::Yes | Accepted::Dropped => break,
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    async fn accept(
+        &self,
+        consumer: &Consumer,
+        deliveries: &[Delivery],
+    ) -> anyhow::Result<Accepted> {
+        let span = tracing::info_span!(
+            "process ingress",
+            otel.kind = "consumer",
+            messaging.system = "rabbitmq",
+            messaging.destination.name = %topology::ingress_queue(self.partition),
+            messaging.batch.message_count = deliveries.len(),
+        );
+        let traceparent = deliveries
+            .iter()
+            .find_map(|d| d.headers.get(headers::TRACEPARENT));
+        telemetry::continue_trace(&span, traceparent.map(String::as_str));
+        self.accept_until_done(consumer, deliveries)
+            .instrument(span)
+            .await
+    }
+
+    async fn accept_until_done(
+        &self,
+        consumer: &Consumer,
+        deliveries: &[Delivery],
+    ) -> anyhow::Result<Accepted> {
+        let (frames, malformed) = decode(deliveries);
+        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
+        loop {
+            match self.attempt(&frames, &malformed).await {
+                Ok(()) => return Ok(Accepted::Yes),
+                Err(error) if is_passing(&error) => {
+                    tracing::warn!(
+                        partition = self.partition,
+                        error = &error as &dyn std::error::Error,
+                        "a batch waits for the database"
+                    );
+                }
+                Err(error) => return Err(error.into()),
+            }
+            // Asked to stop while the database is away: what is in hand goes back to the queue.
+            tokio::select! {
+                waited = backoff.wait(self.context.stopping()) => waited?,
+                () = consumer.lost().cancelled() => return Ok(Accepted::Dropped),
+            }
+        }
+    }
+
+    async fn attempt(
+        &self,
+        frames: &[Received],
+        malformed: &[ParkedFrame],
+    ) -> Result<(), StoreError> {
+        for message in malformed {
+            self.acceptance.park_message(message.clone()).await?;
+        }
+        if frames.is_empty() {
+            return Ok(());
+        }
+        self.acceptance.accept(self.partition, frames).await
+    }
+}
+
+fn is_passing(error: &StoreError) -> bool {
+    matches!(error, StoreError::Conflict)
+        || error
+            .as_sql_error()
+            .is_some_and(|error| disposition(error) == Disposition::Retry)
+}
+
+/// The deliveries' frames, and the deliveries that are no envelopes.
+fn decode(deliveries: &[Delivery]) -> (Vec<Received>, Vec<ParkedFrame>) {
+    let mut frames = Vec::new();
+    let mut malformed = Vec::new();
+    for delivery in deliveries {
+        match Envelope::decode(&delivery.headers, &delivery.body) {
+            Ok(envelope) => {
+                let attributes = Arc::new(envelope.attributes);
+                frames.extend(envelope.frames.into_iter().map(|frame| Received {
+                    attributes: Arc::clone(&attributes),
+                    frame,
+                }));
+            }
+            Err(error) => malformed.push(park(delivery, &error)),
+        }
+    }
+    (frames, malformed)
+}
+
+fn park(delivery: &Delivery, error: &EnvelopeError) -> ParkedFrame {
+    let reason = match error {
+        EnvelopeError::VersionUnknown { .. } => Reason::UnsupportedVersion,
+        EnvelopeError::HeaderMissing(_)
+        | EnvelopeError::HeaderInvalid { .. }
+        | EnvelopeError::BodyInvalid { .. } => Reason::UndecodableEnvelope,
+    };
+    tracing::warn!(
+        message_id = delivery.message_id,
+        reason = reason.name(),
+        %error,
+        "a message is no envelope and is parked whole"
+    );
+    let content = [delivery.message_id.as_bytes(), &delivery.body].join(&0);
+    ParkedFrame {
+        identity: format!("message/{:032x}", xxh3_128(&content)),
+        origin: None,
+        reason: reason.name(),
+        detail: error.to_string(),
+        body: delivery.body.to_vec(),
+    }
+}

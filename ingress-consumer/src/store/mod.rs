@@ -1,0 +1,79 @@
+//! All SQL of the core: one file per family of tables.
+//!
+//! Functions take a connection, so that the caller owns the transaction. Whoever writes takes locks
+//! in this order: vehicles (sorted), parked frames, sessions (sorted), shard heads (sorted). Then no
+//! two transactions can wait for each other.
+
+pub mod connection;
+pub mod event_log;
+pub mod parked;
+pub mod relay;
+pub mod session;
+pub mod setting;
+pub mod vehicle;
+
+use runtime::db::{AsSqlError, Migrations};
+
+/// The core's schema.
+pub static MIGRATIONS: Migrations = Migrations {
+    schema: "core",
+    migrator: || sqlx::migrate!("./migrations"),
+};
+
+/// Why the store did not do what it was asked to.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The database failed.
+    #[error("the database failed")]
+    Database(#[from] sqlx::Error),
+    /// A row holds what this code cannot read.
+    #[error("{table}.{column} of row {row} cannot be read")]
+    Inconsistent {
+        /// The table.
+        table: &'static str,
+        /// The column.
+        column: &'static str,
+        /// The row's key.
+        row: String,
+        /// Why.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// Somebody else wrote the same rows first: load them again and decide again.
+    #[error("the rows were written by somebody else in the meantime")]
+    Conflict,
+}
+
+impl StoreError {
+    pub(crate) fn inconsistent(
+        table: &'static str,
+        column: &'static str,
+        row: impl Into<String>,
+        source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> Self {
+        Self::Inconsistent {
+            table,
+            column,
+            row: row.into(),
+            source: source.into(),
+        }
+    }
+}
+
+impl AsSqlError for StoreError {
+    fn as_sql_error(&self) -> Option<&sqlx::Error> {
+        match self {
+            Self::Database(error) => Some(error),
+            Self::Inconsistent { .. } | Self::Conflict => None,
+        }
+    }
+}
+
+/// PostgreSQL counts in `bigint`; what it counts starts at 0.
+pub(crate) fn unsigned(count: i64) -> u64 {
+    u64::try_from(count).unwrap_or_default()
+}
+
+/// Shards and partitions are few.
+pub(crate) fn small(number: i32) -> u32 {
+    u32::try_from(number).unwrap_or_default()
+}

@@ -1,0 +1,128 @@
+//! Table `session`: which frames have had their effect.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::fmt::Write as _;
+
+use chrono::{DateTime, Utc};
+use shared_model::{ConnectionId, SessionId, WorkspaceId};
+use sqlx::PgConnection;
+
+use super::{StoreError, unsigned};
+
+/// Frames of one session that one commit covers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SeenFrames {
+    /// The session's workspace.
+    pub workspace: WorkspaceId,
+    /// The session's connection.
+    pub connection: ConnectionId,
+    /// The frames' numbers.
+    pub numbers: BTreeSet<u64>,
+    /// When the first of them was received.
+    pub first_at: DateTime<Utc>,
+    /// When the last of them was received.
+    pub last_at: DateTime<Utc>,
+}
+
+/// Which of `frames` have had their effect in an earlier commit of this partition.
+pub async fn seen(
+    pg: &mut PgConnection,
+    partition: u32,
+    frames: &BTreeMap<SessionId, SeenFrames>,
+) -> Result<HashSet<(SessionId, u64)>, StoreError> {
+    let mut sessions = Vec::new();
+    let mut numbers = Vec::new();
+    for (session, seen) in frames {
+        for number in &seen.numbers {
+            sessions.push(session.0);
+            numbers.push(*number as i64);
+        }
+    }
+    let rows = sqlx::query!(
+        r#"SELECT frame.session AS "session!", frame.number AS "number!"
+         FROM UNNEST($1::uuid[], $2::bigint[]) AS frame (session, number)
+         JOIN core.session ON core.session.session = frame.session
+                          AND core.session.partition = $3
+                          AND core.session.seen @> frame.number"#,
+        &sessions,
+        &numbers,
+        partition as i32,
+    )
+    .fetch_all(pg)
+    .await?;
+    Ok(rows
+        .into_iter()
+        .map(|row| (SessionId(row.session), unsigned(row.number)))
+        .collect())
+}
+
+/// Adds `frames` to what was seen.
+pub async fn add(
+    pg: &mut PgConnection,
+    partition: u32,
+    frames: &BTreeMap<SessionId, SeenFrames>,
+) -> Result<(), StoreError> {
+    let sessions: Vec<_> = frames.keys().map(|session| session.0).collect();
+    let workspaces: Vec<_> = frames
+        .values()
+        .map(|seen| seen.workspace.to_string())
+        .collect();
+    let connections: Vec<_> = frames.values().map(|seen| seen.connection.0).collect();
+    let numbers: Vec<_> = frames.values().map(|seen| ranges(&seen.numbers)).collect();
+    let first: Vec<_> = frames.values().map(|seen| seen.first_at).collect();
+    let last: Vec<_> = frames.values().map(|seen| seen.last_at).collect();
+    sqlx::query!(
+        "INSERT INTO core.session
+             (session, partition, workspace, connection, seen, first_at, last_at)
+         SELECT new.session, $1, new.workspace, new.connection, new.seen::int8multirange,
+                new.first_at, new.last_at
+         FROM UNNEST($2::uuid[], $3::text[], $4::uuid[], $5::text[], $6::timestamptz[],
+                     $7::timestamptz[])
+              AS new (session, workspace, connection, seen, first_at, last_at)
+         ORDER BY new.session
+         ON CONFLICT (session, partition) DO UPDATE
+         SET seen = core.session.seen + EXCLUDED.seen,
+             first_at = LEAST(core.session.first_at, EXCLUDED.first_at),
+             last_at = GREATEST(core.session.last_at, EXCLUDED.last_at)",
+        partition as i32,
+        &sessions,
+        &workspaces,
+        &connections,
+        &numbers,
+        &first,
+        &last,
+    )
+    .execute(pg)
+    .await?;
+    Ok(())
+}
+
+/// Numbers as PostgreSQL writes a multirange, neighbours together.
+fn ranges(numbers: &BTreeSet<u64>) -> String {
+    let mut text = String::from("{");
+    let mut numbers = numbers.iter().copied().peekable();
+    while let Some(first) = numbers.next() {
+        let mut end = first + 1;
+        while numbers.next_if_eq(&end).is_some() {
+            end += 1;
+        }
+        let separator = if text.len() > 1 { "," } else { "" };
+        // Writing to a String cannot fail.
+        write!(text, "{separator}[{first},{end})").unwrap_or_default();
+    }
+    text.push('}');
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn neighbours_share_a_range() {
+        let of = |numbers: &[u64]| ranges(&numbers.iter().copied().collect());
+        assert_eq!(of(&[]), "{}");
+        assert_eq!(of(&[3]), "{[3,4)}");
+        assert_eq!(of(&[1, 2, 3, 7, 9, 10]), "{[1,4),[7,8),[9,11)}");
+    }
+}

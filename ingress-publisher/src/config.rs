@@ -1,0 +1,207 @@
+//! The publisher's configuration.
+
+use std::time::Duration;
+
+use reqwest::Url;
+use runtime::config::{AmqpConfig, Config, HttpConfig, Problems};
+use serde::{Deserialize, Serialize};
+
+/// Everything that can be set.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PublisherConfig {
+    /// The broker.
+    pub amqp: AmqpConfig,
+    /// The publisher's own HTTP server.
+    pub http: HttpConfig,
+    /// The core, which says what to read.
+    pub core: CoreConfig,
+    /// The providers' websockets.
+    pub stream: StreamConfig,
+    /// What lies between the sockets and the broker.
+    pub window: WindowConfig,
+}
+
+/// How to reach the core.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CoreConfig {
+    /// Base URL of the core's control API.
+    pub url: String,
+    /// How often to say "I am here" and ask what to read.
+    #[serde(with = "humantime_serde")]
+    pub heartbeat: Duration,
+}
+
+/// How to deal with a provider's websocket.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StreamConfig {
+    /// The largest message, and part of a message, that is taken, in bytes.
+    pub max_frame_bytes: u32,
+    /// How long a connect may take, from the name's look-up to the upgrade's answer.
+    #[serde(with = "humantime_serde")]
+    pub connect_timeout: Duration,
+    /// The shortest wait before connecting again.
+    #[serde(with = "humantime_serde")]
+    pub backoff_min: Duration,
+    /// The longest wait before connecting again, unless the provider asks for more.
+    #[serde(with = "humantime_serde")]
+    pub backoff_max: Duration,
+    /// How often to ping. A socket on which nothing came since the last ping is given up.
+    #[serde(with = "humantime_serde")]
+    pub ping_interval: Duration,
+}
+
+/// How much may wait for the broker, and how it leaves.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WindowConfig {
+    /// Bytes of frames, from the socket to the confirm, over all partitions. Beyond, sockets are
+    /// not read.
+    pub max_bytes: u32,
+    /// Unconfirmed envelopes per partition.
+    pub in_flight: u32,
+    /// The most frames in one envelope.
+    pub max_envelope_frames: u32,
+    /// The most bytes of frames in one envelope; a single larger frame goes alone.
+    pub max_envelope_bytes: u32,
+}
+
+impl Default for PublisherConfig {
+    fn default() -> Self {
+        Self {
+            amqp: AmqpConfig::default(),
+            http: HttpConfig::local(8080),
+            core: CoreConfig {
+                url: "http://127.0.0.1:8081".to_owned(),
+                heartbeat: Duration::from_secs(5),
+            },
+            stream: StreamConfig {
+                max_frame_bytes: 1024 * 1024,
+                connect_timeout: Duration::from_secs(10),
+                backoff_min: Duration::from_millis(500),
+                backoff_max: Duration::from_secs(30),
+                ping_interval: Duration::from_secs(20),
+            },
+            window: WindowConfig {
+                max_bytes: 32 * 1024 * 1024,
+                in_flight: 4,
+                max_envelope_frames: 256,
+                max_envelope_bytes: 128 * 1024,
+            },
+        }
+    }
+}
+
+impl Config for PublisherConfig {
+    fn validate(&self, problems: &mut Problems) {
+        self.amqp.validate(problems);
+        self.core.validate(problems);
+        self.stream.validate(problems);
+        self.window.validate(problems);
+        if self.window.max_bytes < self.stream.max_frame_bytes {
+            problems.add(
+                "window.max_bytes",
+                &self.window.max_bytes,
+                "write at least stream.max_frame_bytes, so that the largest frame fits",
+            );
+        }
+    }
+}
+
+impl CoreConfig {
+    fn validate(&self, problems: &mut Problems) {
+        let usable = Url::parse(&self.url)
+            .is_ok_and(|url| ["http", "https"].contains(&url.scheme()) && url.has_host());
+        if !usable {
+            problems.add(
+                "core.url",
+                &self.url,
+                "write a URL such as http://127.0.0.1:8081",
+            );
+        }
+        at_least_a_milli("core.heartbeat", self.heartbeat, "5s", problems);
+    }
+}
+
+impl StreamConfig {
+    fn validate(&self, problems: &mut Problems) {
+        let limit = self.connect_timeout;
+        at_least_a_milli("stream.connect_timeout", limit, "10s", problems);
+        at_least_a_milli("stream.backoff_min", self.backoff_min, "500ms", problems);
+        let interval = self.ping_interval;
+        at_least_a_milli("stream.ping_interval", interval, "20s", problems);
+        if self.backoff_max < 2 * self.backoff_min {
+            problems.add(
+                "stream.backoff_max",
+                &self.backoff_max,
+                "write at least twice stream.backoff_min, which leaves room for jitter",
+            );
+        }
+        at_least_one("stream.max_frame_bytes", self.max_frame_bytes, problems);
+    }
+}
+
+impl WindowConfig {
+    fn validate(&self, problems: &mut Problems) {
+        at_least_one("window.max_bytes", self.max_bytes, problems);
+        at_least_one("window.in_flight", self.in_flight, problems);
+        let frames = self.max_envelope_frames;
+        at_least_one("window.max_envelope_frames", frames, problems);
+        let bytes = self.max_envelope_bytes;
+        at_least_one("window.max_envelope_bytes", bytes, problems);
+    }
+}
+
+fn at_least_one(key: &str, value: u32, problems: &mut Problems) {
+    if value == 0 {
+        problems.add(key, &value, "write 1 or more");
+    }
+}
+
+fn at_least_a_milli(key: &str, value: Duration, example: &str, problems: &mut Problems) {
+    if value < Duration::from_millis(1) {
+        problems.add(key, &value, &format!("write a duration such as {example}"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use runtime::config::SecretUrl;
+
+    use super::*;
+
+    fn problems(config: &PublisherConfig) -> Vec<String> {
+        let mut problems = Problems::default();
+        config.validate(&mut problems);
+        let problems = problems.as_slice().iter();
+        problems.map(|problem| problem.key.clone()).collect()
+    }
+
+    #[test]
+    fn the_defaults_lack_only_the_broker() {
+        assert_eq!(problems(&PublisherConfig::default()), ["amqp.url"]);
+    }
+
+    #[test]
+    fn every_wrong_value_is_named() {
+        let mut config = PublisherConfig::default();
+        config.amqp.url = Some(SecretUrl::new("amqp://127.0.0.1/%2f"));
+        config.core.url = "core:8081".to_owned();
+        config.core.heartbeat = Duration::ZERO;
+        config.stream.backoff_max = config.stream.backoff_min;
+        config.window.in_flight = 0;
+        config.window.max_bytes = 10;
+        assert_eq!(
+            problems(&config),
+            [
+                "core.url",
+                "core.heartbeat",
+                "stream.backoff_max",
+                "window.in_flight",
+                "window.max_bytes"
+            ]
+        );
+    }
+}

@@ -1,0 +1,70 @@
+//! Reads the websockets of telematics providers and hands every message, verbatim, to the ingress
+//! queue.
+//!
+//! The core says which streams to read; each is a task of its own. What a stream reads is numbered
+//! from 1 in its session, waits in a window that is bounded in bytes, and leaves in envelopes that
+//! the broker confirms.
+//!
+//! What is guaranteed: a frame that was read is published again and again, always with the same
+//! message id, until the broker has confirmed it; only a hard stop can end that, and it says how
+//! much it let go of. Memory is bounded. A stream in trouble harms no other.
+//!
+//! What happens when the other side is down:
+//! - *the core*: at the start nothing is read, as nobody says what; later everything that is owned
+//!   is read on. The service asks again with backoff, and never exits for it;
+//! - *the broker*: frames fill the window, then no socket is read any more, and the provider feels
+//!   that. All goes on once the broker is back;
+//! - *a provider*: its stream connects again with jittered backoff and subscribes anew. What the
+//!   provider sent meanwhile is lost to us: the protocols have no replay.
+
+mod api;
+mod config;
+mod control;
+mod credential;
+mod dialect;
+mod failure;
+mod metrics;
+mod ownership;
+mod sender;
+mod socket;
+mod status;
+mod stream;
+#[cfg(test)]
+mod testing;
+mod window;
+
+use std::net::SocketAddr;
+
+use runtime::Context;
+
+pub use api::StreamsPage;
+pub use config::{CoreConfig, PublisherConfig, StreamConfig, WindowConfig};
+pub use status::{StreamReport, StreamState};
+
+use control::Core;
+use ownership::Ownership;
+use status::Streams;
+
+/// A publisher that runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Started {
+    /// Where its HTTP server listens.
+    pub http: SocketAddr,
+}
+
+/// Starts the publisher on `ctx` and returns; core, broker and providers may be away.
+///
+/// Fails if the HTTP server cannot listen or the core's URL is none.
+pub async fn start(ctx: Context, config: PublisherConfig) -> anyhow::Result<Started> {
+    metrics::begin();
+    let streams = Streams::default();
+    let core = Core::new(&config.core.url, ctx.instance())?;
+    let routes = api::routes(ctx.instance().to_owned(), streams.clone());
+    let http = runtime::http::serve(&ctx, &config.http, routes).await?;
+    let ownership = Ownership::new(ctx.clone(), config, core, streams);
+    ctx.spawn("ownership", ownership.run());
+    Ok(Started { http })
+}
+
+#[cfg(test)]
+mod tests;

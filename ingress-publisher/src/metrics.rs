@@ -1,0 +1,120 @@
+//! Metrics of the publisher. Labels are closed sets: neither workspaces nor connections.
+
+use std::sync::{LazyLock, Mutex, PoisonError};
+
+use opentelemetry::KeyValue;
+use opentelemetry::global;
+use opentelemetry::metrics::{Counter, Gauge, Meter, UpDownCounter};
+
+use crate::status::StreamState;
+
+static METER: LazyLock<Meter> = LazyLock::new(|| global::meter("headrace"));
+
+static FRAMES: LazyLock<Counter<u64>> = LazyLock::new(|| {
+    METER
+        .u64_counter("headrace_publisher_frames")
+        .with_description("Frames read from the providers' sockets")
+        .build()
+});
+
+static FRAME_BYTES: LazyLock<Counter<u64>> = LazyLock::new(|| {
+    METER
+        .u64_counter("headrace_publisher_frame_bytes")
+        .with_description("Bytes of frames read from the providers' sockets")
+        .build()
+});
+
+static ENVELOPES: LazyLock<Counter<u64>> = LazyLock::new(|| {
+    METER
+        .u64_counter("headrace_publisher_envelopes")
+        .with_description("Envelopes that the broker has confirmed")
+        .build()
+});
+
+static STREAMS: LazyLock<UpDownCounter<i64>> = LazyLock::new(|| {
+    METER
+        .i64_up_down_counter("headrace_publisher_streams")
+        .with_description("Streams that are owned, by state")
+        .build()
+});
+
+static RECONNECTS: LazyLock<Counter<u64>> = LazyLock::new(|| {
+    METER
+        .u64_counter("headrace_publisher_reconnects")
+        .with_description("Times that a stream had to connect again, by reason")
+        .build()
+});
+
+static WINDOW_BYTES: LazyLock<UpDownCounter<i64>> = LazyLock::new(|| {
+    METER
+        .i64_up_down_counter("headrace_publisher_window_bytes")
+        .with_description("Bytes of frames between the sockets and the broker's confirm")
+        .build()
+});
+
+static PAUSED: LazyLock<Gauge<u64>> = LazyLock::new(|| {
+    METER
+        .u64_gauge("headrace_ingress_paused")
+        .with_description("1 while something keeps sources from being read, by reason")
+        .build()
+});
+
+/// Makes the series that stand at zero visible from the start.
+pub(crate) fn begin() {
+    for state in StreamState::ALL {
+        stream(state, 0);
+    }
+    window_bytes(0);
+    let _pause_and_end = Pause::begin();
+}
+
+pub(crate) fn frame(provider: &'static str, bytes: usize) {
+    let labels = [KeyValue::new("provider", provider)];
+    FRAMES.add(1, &labels);
+    FRAME_BYTES.add(bytes as u64, &labels);
+}
+
+pub(crate) fn envelope_confirmed() {
+    ENVELOPES.add(1, &[]);
+}
+
+/// `change` more streams are in `state`.
+pub(crate) fn stream(state: StreamState, change: i64) {
+    STREAMS.add(change, &[KeyValue::new("state", state.name())]);
+}
+
+pub(crate) fn reconnect(reason: &'static str) {
+    RECONNECTS.add(1, &[KeyValue::new("reason", reason)]);
+}
+
+/// `change` more bytes are in the window.
+pub(crate) fn window_bytes(change: i64) {
+    WINDOW_BYTES.add(change, &[]);
+}
+
+static PAUSES: Mutex<u32> = Mutex::new(0);
+
+/// While it lives, a socket is not read because the window is full.
+#[derive(Debug)]
+pub(crate) struct Pause(());
+
+impl Pause {
+    pub(crate) fn begin() -> Self {
+        count(|pauses| pauses + 1);
+        Self(())
+    }
+}
+
+impl Drop for Pause {
+    fn drop(&mut self) {
+        count(|pauses| pauses - 1);
+    }
+}
+
+fn count(change: impl Fn(u32) -> u32) {
+    // Recorded under the lock, so that the last one to record is right.
+    let mut pauses = PAUSES.lock().unwrap_or_else(PoisonError::into_inner);
+    *pauses = change(*pauses);
+    let now = u64::from(*pauses > 0);
+    PAUSED.record(now, &[KeyValue::new("reason", "window_full")]);
+}

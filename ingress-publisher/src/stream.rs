@@ -1,0 +1,474 @@
+//! One stream: a provider's websocket, read for as long as the connection is assigned to us.
+//!
+//! Each socket is a session of its own, in which frames are numbered from 1 without gaps. Every
+//! message is a frame, verbatim: the echo of the subscription and the provider's own messages too.
+//! If the socket ends, or is silent beyond a ping, the stream connects again with jittered backoff.
+//! While the window is full the socket is not read.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::{SinkExt, StreamExt};
+use runtime::backoff::{Backoff, Stopped};
+use runtime::clock;
+use shared_model::control::StreamAssignment;
+use shared_model::envelope::Attributes;
+use shared_model::partition::partition;
+use shared_model::{Frame, FrameKind, SessionId};
+use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout_at};
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::CloseFrame;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::StreamConfig;
+use crate::dialect::Dialect;
+use crate::failure::Failure;
+use crate::metrics;
+use crate::socket::{self, Socket};
+use crate::status::StreamStatus;
+use crate::window::Window;
+
+/// How long the provider may take to answer our goodbye.
+const FAREWELL: Duration = Duration::from_secs(2);
+
+/// A stream and what it needs.
+#[derive(Debug)]
+pub(crate) struct Stream {
+    /// What to read.
+    pub(crate) assignment: StreamAssignment,
+    /// How its provider speaks.
+    pub(crate) dialect: Dialect,
+    /// The publisher's instance.
+    pub(crate) owner: String,
+    /// How to deal with sockets.
+    pub(crate) config: StreamConfig,
+    /// Where frames go.
+    pub(crate) window: Window,
+    /// Where to tell what happens.
+    pub(crate) status: StreamStatus,
+    /// Asks to read nothing new.
+    pub(crate) stop: CancellationToken,
+    /// Tells to let go of what is in hand.
+    pub(crate) let_go: CancellationToken,
+}
+
+/// Why a session ended.
+enum End {
+    /// It was asked to.
+    Stopped,
+    /// Something went wrong.
+    Failed(Failure),
+}
+
+impl From<Failure> for End {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
+    }
+}
+
+/// The life of one socket.
+struct Session {
+    attributes: Arc<Attributes>,
+    frames: u64,
+    first_frame: Option<Instant>,
+}
+
+impl Stream {
+    /// Reads until it is asked to stop.
+    pub(crate) async fn run(self) {
+        // The waits stay below twice the bound that is given here.
+        let mut backoff = Backoff::new(self.config.backoff_min, self.config.backoff_max / 2);
+        loop {
+            let Err(End::Failed(failure)) = self.live(&mut backoff).await else {
+                break;
+            };
+            let wait = failure.wait(backoff.next_wait());
+            self.status.backing_off(&failure, wait);
+            let waiting = tokio::time::sleep(wait);
+            if self.stop.run_until_cancelled(waiting).await.is_none() {
+                break;
+            }
+        }
+        self.status.stopped();
+    }
+
+    /// Connects and reads one socket to its end.
+    async fn live(&self, backoff: &mut Backoff) -> Result<(), End> {
+        self.status.connecting();
+        let opening = socket::open(&self.assignment, self.dialect, &self.config);
+        let mut socket = match self.stop.run_until_cancelled(opening).await {
+            None => return Err(End::Stopped),
+            Some(opened) => opened?,
+        };
+        let mut session = self.new_session();
+        let ended = self.read(&mut session, &mut socket).await;
+        // A socket that lived for as long as the longest wait proves that connecting again soon
+        // is no burden: even if all go on like this, the provider sees no more handshakes than it
+        // would from a stream that always waits the longest. One that only greets and then hangs
+        // up proves nothing.
+        let lived = session.first_frame.map(|first| first.elapsed());
+        if lived.is_some_and(|lived| lived >= self.config.backoff_max) {
+            backoff.reset();
+        }
+        ended
+    }
+
+    fn new_session(&self) -> Session {
+        let session = SessionId(clock::new_id());
+        self.status.subscribed(session);
+        let assignment = &self.assignment;
+        Session {
+            attributes: Arc::new(Attributes {
+                provider: assignment.provider.clone(),
+                workspace: assignment.workspace.clone(),
+                connection: assignment.connection,
+                session,
+                epoch: assignment.epoch,
+                owner: self.owner.clone(),
+            }),
+            frames: 0,
+            first_frame: None,
+        }
+    }
+
+    async fn read(&self, session: &mut Session, socket: &mut Socket) -> Result<(), End> {
+        let every = self.config.ping_interval;
+        let mut pings = interval_at(Instant::now() + every, every);
+        // Time in which the socket was not read proves nothing about the provider.
+        pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut heard = true;
+        loop {
+            tokio::select! {
+                biased;
+                () = self.stop.cancelled() => {
+                    self.say_goodbye(session, socket).await?;
+                    return Err(End::Stopped);
+                }
+                _ = pings.tick() => {
+                    if !heard {
+                        return Err(Failure::Silent(every).into());
+                    }
+                    heard = false;
+                    self.write(socket, Message::Ping(Bytes::new())).await?;
+                }
+                message = socket.next() => {
+                    heard = true;
+                    match message {
+                        Some(Ok(Message::Ping(_))) => self.flush(socket).await?,
+                        Some(Ok(Message::Close(goodbye))) => {
+                            // The answer is written; whether it arrives changes nothing.
+                            self.flush(socket).await.unwrap_or_default();
+                            return Err(socket::closed(goodbye.as_ref()).into());
+                        }
+                        Some(Ok(message)) => self.take(session, message).await?,
+                        Some(Err(error)) => return Err(socket::broken(error).into()),
+                        None => return Err(socket::closed(None).into()),
+                    }
+                }
+            }
+        }
+    }
+
+    /// Makes a frame of a message that holds data, and waits until the window has room for it.
+    async fn take(&self, session: &mut Session, message: Message) -> Result<(), End> {
+        let (kind, body) = match &message {
+            Message::Text(text) => (FrameKind::Text, text.as_bytes()),
+            Message::Binary(bytes) => (FrameKind::Binary, bytes.as_ref()),
+            _ => return Ok(()),
+        };
+        session.frames += 1;
+        session.first_frame.get_or_insert_with(Instant::now);
+        let frame = Frame {
+            number: session.frames,
+            received_at: clock::now(),
+            kind,
+            // A copy: the message shares the whole read buffer, which would stay with it.
+            body: Bytes::copy_from_slice(body),
+        };
+        metrics::frame(self.dialect.name(), body.len());
+        self.status.received(frame.number, frame.received_at);
+        let partition = partition(
+            &self.assignment.workspace,
+            self.assignment.connection,
+            &self.dialect.device(body).unwrap_or_default(),
+            self.window.partitions(),
+        );
+        let attributes = Arc::clone(&session.attributes);
+        let submitted = self
+            .window
+            .submit(partition, attributes, frame, &self.let_go);
+        submitted.await.map_err(|Stopped| {
+            tracing::error!(
+                connection = %self.assignment.connection,
+                workspace = %self.assignment.workspace,
+                provider = %self.assignment.provider,
+                session = %session.attributes.session,
+                frame = session.frames,
+                "a frame that found no room in the window is let go"
+            );
+            End::Stopped
+        })
+    }
+
+    /// Closes the socket. What the provider had sent before it heard of it is taken as well.
+    async fn say_goodbye(&self, session: &mut Session, socket: &mut Socket) -> Result<(), End> {
+        let deadline = Instant::now() + FAREWELL;
+        let goodbye = CloseFrame {
+            code: CloseCode::Away,
+            reason: "".into(),
+        };
+        if let Ok(Ok(())) = timeout_at(deadline, socket.close(Some(goodbye))).await {
+            while let Ok(Some(Ok(message))) = timeout_at(deadline, socket.next()).await {
+                self.take(session, message).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn write(&self, socket: &mut Socket, message: Message) -> Result<(), End> {
+        self.in_time(socket.send(message)).await
+    }
+
+    async fn flush(&self, socket: &mut Socket) -> Result<(), End> {
+        self.in_time(socket.flush()).await
+    }
+
+    /// A provider that takes nothing any more is as good as silent.
+    async fn in_time(
+        &self,
+        writing: impl Future<Output = Result<(), tokio_tungstenite::tungstenite::Error>>,
+    ) -> Result<(), End> {
+        let limit = self.config.ping_interval;
+        match tokio::time::timeout(limit, writing).await {
+            Ok(written) => written.map_err(|error| socket::broken(error).into()),
+            Err(_) => Err(Failure::Silent(limit).into()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::mpsc::Receiver;
+    use tokio::task::JoinHandle;
+
+    use super::*;
+    use crate::status::{StreamReport, StreamState, Streams};
+    use crate::testing::{self, Served, Server, eventually, heard, within};
+    use crate::window::Pending;
+
+    const ECHO: &str = r#"{"vehicles":{"bus-1":["soc"]}}"#;
+
+    struct Running {
+        assignment: StreamAssignment,
+        status: StreamStatus,
+        queues: Vec<Receiver<Pending>>,
+        stop: CancellationToken,
+        task: JoinHandle<()>,
+    }
+
+    impl Running {
+        fn start(assignment: StreamAssignment, partitions: u32) -> Self {
+            let config = testing::config();
+            let (window, queues) = Window::open(partitions, &config.window);
+            let stop = CancellationToken::new();
+            let status = Streams::default().add(&assignment, StreamState::Connecting);
+            let stream = Stream {
+                assignment: assignment.clone(),
+                dialect: Dialect::Viriciti,
+                owner: "publisher-0".to_owned(),
+                config: config.stream,
+                window,
+                status: status.clone(),
+                stop: stop.clone(),
+                let_go: CancellationToken::new(),
+            };
+            Self {
+                assignment,
+                status,
+                queues,
+                stop,
+                task: tokio::spawn(stream.run()),
+            }
+        }
+
+        async fn next(&mut self, partition: usize) -> Pending {
+            within(self.queues[partition].recv()).await.unwrap()
+        }
+
+        async fn report_with_error(&self) -> StreamReport {
+            eventually(async || {
+                let report = self.status.report();
+                (report.last_error.is_some() && report.state == StreamState::BackingOff)
+                    .then_some(report)
+            })
+            .await
+        }
+
+        async fn end(self) {
+            self.stop.cancel();
+            within(self.task).await.unwrap();
+        }
+    }
+
+    async fn say(socket: &mut Served, text: &str) {
+        socket.send(Message::text(text)).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn every_message_is_a_frame_verbatim_and_numbered_in_its_session() {
+        let server = Server::start().await;
+        let assignment =
+            testing::assignment(&server.endpoint(), Some("env:CARGO_PKG_NAME".to_owned()));
+        let mut running = Running::start(assignment, 1);
+        let (mut socket, key) = server.accept().await;
+        assert_eq!(key.as_deref(), Some("ingress-publisher"));
+        assert_eq!(heard(&mut socket).await, Message::text(ECHO));
+
+        say(&mut socket, ECHO).await;
+        socket
+            .send(Message::binary(vec![0xff, 0x00]))
+            .await
+            .unwrap();
+        say(&mut socket, r#"{"type":"error","payload":"none"}"#).await;
+        let mut frames = Vec::new();
+        for _ in 0..3 {
+            frames.push(running.next(0).await);
+        }
+        let numbers: Vec<_> = frames.iter().map(|pending| pending.frame.number).collect();
+        assert_eq!(numbers, [1, 2, 3]);
+        assert_eq!(frames[0].frame.body, ECHO);
+        assert_eq!(frames[1].frame.kind, FrameKind::Binary);
+        assert_eq!(frames[1].frame.body[..], [0xff, 0x00]);
+        let report = running.status.report();
+        assert_eq!(report.state, StreamState::Subscribed);
+        assert_eq!(report.frames, 3);
+        assert_eq!(report.session, Some(frames[0].attributes.session));
+
+        // A lost socket: a new session, subscribed and numbered anew.
+        drop(socket);
+        let (mut socket, _) = server.accept().await;
+        assert_eq!(heard(&mut socket).await, Message::text(ECHO));
+        say(&mut socket, ECHO).await;
+        let again = running.next(0).await;
+        assert_eq!(again.frame.number, 1);
+        assert_ne!(again.attributes.session, frames[0].attributes.session);
+        assert!(running.status.report().last_error.is_some());
+        running.end().await;
+    }
+
+    #[tokio::test]
+    async fn a_device_keeps_its_partition() {
+        let server = Server::start().await;
+        let mut running = Running::start(testing::assignment(&server.endpoint(), None), 4);
+        let (mut socket, key) = server.accept().await;
+        assert_eq!(key, None);
+        for device in ["bus-1", "bus-2", "bus-3", ""] {
+            let frame = format!(r#"{{"type":"vehicles","payload":{{"vid":"{device}"}}}}"#);
+            say(&mut socket, &frame).await;
+            let expected = partition(
+                &running.assignment.workspace,
+                running.assignment.connection,
+                device,
+                4,
+            );
+            let pending = running.next(expected as usize).await;
+            assert_eq!(pending.frame.body, frame);
+        }
+        running.end().await;
+    }
+
+    #[tokio::test]
+    async fn a_ping_is_answered_and_a_goodbye_is_no_frame() {
+        let server = Server::start().await;
+        let mut running = Running::start(testing::assignment(&server.endpoint(), None), 1);
+        let (mut socket, _) = server.accept().await;
+        assert_eq!(heard(&mut socket).await, Message::text(ECHO));
+        let ping = Bytes::from_static(b"there?");
+        socket.send(Message::Ping(ping.clone())).await.unwrap();
+        assert_eq!(heard(&mut socket).await, Message::Pong(ping));
+        let goodbye = CloseFrame {
+            code: CloseCode::Again,
+            reason: "busy".into(),
+        };
+        socket.close(Some(goodbye)).await.unwrap();
+        let (mut socket, _) = server.accept().await;
+        let error = running.status.report().last_error.unwrap();
+        assert!(error.ends_with("closed the socket: 1013 busy"), "{error}");
+        say(&mut socket, ECHO).await;
+        assert_eq!(running.next(0).await.frame.number, 1);
+        running.end().await;
+    }
+
+    #[tokio::test]
+    async fn a_stop_closes_the_socket_and_takes_what_was_on_its_way() {
+        let server = Server::start().await;
+        let mut running = Running::start(testing::assignment(&server.endpoint(), None), 1);
+        let (mut socket, _) = server.accept().await;
+        assert_eq!(heard(&mut socket).await, Message::text(ECHO));
+        running.stop.cancel();
+        // The provider has not read our goodbye yet and goes on.
+        say(&mut socket, "late").await;
+        let goodbye = heard(&mut socket).await;
+        assert!(
+            matches!(&goodbye, Message::Close(Some(frame)) if frame.code == CloseCode::Away),
+            "{goodbye:?}"
+        );
+        assert!(within(socket.next()).await.is_none_or(|end| end.is_err()));
+        assert_eq!(running.next(0).await.frame.body, "late");
+        running.end().await;
+    }
+
+    #[tokio::test]
+    async fn a_stop_ends_a_wait() {
+        let running = Running::start(testing::assignment("ws://127.0.0.1:1/", None), 1);
+        let report = running.report_with_error().await;
+        assert!(report.last_error.unwrap().contains("cannot be reached"));
+        running.end().await;
+    }
+
+    #[tokio::test]
+    async fn refused_credentials_are_reported_without_showing_them() {
+        let server = Server::start().await;
+        let credential = Some("env:CARGO_PKG_NAME".to_owned());
+        let running = Running::start(testing::assignment(&server.endpoint(), credential), 1);
+        server.refuse("401 Unauthorized").await;
+        let error = running.report_with_error().await.last_error.unwrap();
+        assert!(
+            error.contains("401") && !error.contains("ingress-publisher"),
+            "{error}"
+        );
+        running.end().await;
+    }
+
+    #[tokio::test]
+    async fn a_missing_credential_is_looked_for_again() {
+        let server = Server::start().await;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("key");
+        let reference = format!("file:{}", path.display());
+        let assignment = testing::assignment(&server.endpoint(), Some(reference.clone()));
+        let running = Running::start(assignment, 1);
+        let error = running.report_with_error().await.last_error.unwrap();
+        assert!(error.contains(&reference), "{error}");
+        std::fs::write(&path, "found\n").unwrap();
+        let (_socket, key) = server.accept().await;
+        assert_eq!(key.as_deref(), Some("found"));
+        running.end().await;
+    }
+
+    #[tokio::test]
+    async fn an_oversized_message_ends_the_session_with_the_reason() {
+        let server = Server::start().await;
+        let running = Running::start(testing::assignment(&server.endpoint(), None), 1);
+        let (mut socket, _) = server.accept().await;
+        let large = "x".repeat(1024 * 1024 + 1);
+        // The stream hangs up in the middle of it.
+        socket.send(Message::text(large)).await.unwrap_or_default();
+        let (_socket, _) = server.accept().await;
+        let error = running.status.report().last_error.unwrap();
+        assert!(error.contains("too large"), "{error}");
+        running.end().await;
+    }
+}

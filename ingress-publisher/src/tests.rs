@@ -1,0 +1,193 @@
+//! The whole publisher against a core and a provider that the test plays; the broker is away.
+
+use std::sync::{Arc, Mutex};
+
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use axum::routing::put;
+use axum::{Json, Router};
+use futures_util::SinkExt;
+use runtime::config::SecretUrl;
+use runtime::lifecycle::Failure;
+use shared_model::Provider;
+use shared_model::control::{Assignment, Heartbeat, StreamAssignment};
+use tokio::net::TcpListener;
+use tokio_tungstenite::tungstenite::Message;
+
+use super::*;
+use crate::testing::{self, Server, eventually, heard, within};
+
+/// The core: what it answers, and how many streams it was last told are read.
+#[derive(Debug, Default)]
+struct Script {
+    answer: Option<Assignment>,
+    streams: u32,
+}
+
+type Core = Arc<Mutex<Script>>;
+
+async fn beat(
+    State(core): State<Core>,
+    Path(instance): Path<String>,
+    Json(heartbeat): Json<Heartbeat>,
+) -> Result<Json<Assignment>, StatusCode> {
+    assert_eq!(instance, "publisher 0");
+    let mut core = core.lock().unwrap();
+    core.streams = heartbeat.streams;
+    let answer = core.answer.clone();
+    answer.map(Json).ok_or(StatusCode::SERVICE_UNAVAILABLE)
+}
+
+struct Setup {
+    core: Core,
+    ctx: Context,
+    http: SocketAddr,
+}
+
+impl Setup {
+    async fn start() -> Self {
+        testing::telemetry();
+        let core = Core::default();
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let routes = Router::new()
+            .route("/internal/v1/publishers/{instance}", put(beat))
+            .with_state(Arc::clone(&core));
+        tokio::spawn(async { axum::serve(listener, routes).await });
+
+        let mut config = testing::config();
+        config.core.url = format!("http://{address}");
+        // A port on which nobody listens.
+        config.amqp.url = Some(SecretUrl::new("amqp://127.0.0.1:1/%2f"));
+        let ctx = Context::new("ingress-publisher", "publisher 0");
+        let started = start(ctx.clone(), config).await.unwrap();
+        Self {
+            core,
+            ctx,
+            http: started.http,
+        }
+    }
+
+    fn assign(&self, partitions: u32, streams: &[&StreamAssignment]) {
+        self.core.lock().unwrap().answer = Some(Assignment {
+            partitions,
+            partition_max_bytes: 1024 * 1024,
+            streams: streams.iter().copied().cloned().collect(),
+        });
+    }
+
+    async fn get(&self, path: &str) -> reqwest::Response {
+        let client = reqwest::Client::builder().no_proxy().build().unwrap();
+        let url = format!("http://{}{path}", self.http);
+        client.get(url).send().await.unwrap()
+    }
+
+    async fn streams(&self) -> Vec<StreamReport> {
+        let page: StreamsPage = self.get("/internal/v1/streams").await.json().await.unwrap();
+        page.streams
+    }
+}
+
+#[tokio::test]
+async fn streams_follow_what_the_core_assigns() {
+    let setup = Setup::start().await;
+    let ready = setup.get("/readyz").await;
+    assert_eq!(ready.status(), 503, "the core has not answered yet");
+
+    let server = Server::start().await;
+    let read = testing::assignment(&server.endpoint(), None);
+    let mut unknown = testing::assignment(&server.endpoint(), None);
+    unknown.provider = Provider::new("acme").unwrap();
+    setup.assign(2, &[&read, &unknown]);
+    let (mut socket, _) = server.accept().await;
+    heard(&mut socket).await;
+    socket.send(Message::text("{}")).await.unwrap();
+    let report = eventually(async || {
+        let reports = setup.streams().await;
+        assert!(reports.len() <= 2);
+        reports.into_iter().find(|report| report.frames == 1)
+    })
+    .await;
+    assert_eq!(report.connection, read.connection);
+    assert_eq!(report.state, StreamState::Subscribed);
+    let reports = setup.streams().await;
+    let skipped = reports
+        .iter()
+        .find(|report| report.provider.as_str() == "acme");
+    assert_eq!(skipped.unwrap().state, StreamState::Unsupported);
+    eventually(async || (setup.core.lock().unwrap().streams == 1).then_some(())).await;
+
+    // The core goes away: the stream is read on.
+    setup.core.lock().unwrap().answer = None;
+    eventually(async || {
+        let ready = setup.get("/readyz").await.text().await.unwrap();
+        ready.contains("the core answered 503").then_some(())
+    })
+    .await;
+    socket.send(Message::text("{}")).await.unwrap();
+    eventually(async || {
+        let reports = setup.streams().await;
+        reports
+            .iter()
+            .any(|report| report.frames == 2)
+            .then_some(())
+    })
+    .await;
+
+    // A new epoch is a new socket; then the stream is taken away.
+    let mut renewed = read.clone();
+    renewed.epoch = 2;
+    setup.assign(2, &[&renewed]);
+    assert!(matches!(heard(&mut socket).await, Message::Close(_)));
+    let (mut socket, _) = server.accept().await;
+    heard(&mut socket).await;
+    let reports = setup.streams().await;
+    assert_eq!(
+        reports
+            .iter()
+            .map(|report| report.epoch)
+            .collect::<Vec<_>>(),
+        [2]
+    );
+    setup.assign(2, &[]);
+    assert!(matches!(heard(&mut socket).await, Message::Close(_)));
+    assert_eq!(setup.streams().await, []);
+
+    let metrics = setup.get("/metrics").await.text().await.unwrap();
+    for line in [
+        "headrace_publisher_frames_total{",
+        "headrace_publisher_frame_bytes_total{",
+        "headrace_publisher_streams{",
+        "headrace_publisher_window_bytes{",
+        "headrace_ingress_paused{",
+    ] {
+        assert!(metrics.contains(line), "{line} is not in {metrics}");
+    }
+
+    // The frames of the first session cannot be confirmed: only a hard stop ends the wait for it.
+    let letting_go = setup.ctx.letting_go().clone();
+    let stopping = setup.ctx.stopping().clone();
+    let stop = tokio::spawn(async move { setup.ctx.stop().await });
+    stopping.cancelled().await;
+    assert!(!stop.is_finished());
+    letting_go.cancel();
+    assert_eq!(within(stop).await.unwrap(), Err(Failure::Drain));
+}
+
+#[tokio::test]
+async fn another_number_of_partitions_ends_the_service() {
+    let setup = Setup::start().await;
+    setup.assign(2, &[]);
+    eventually(async || {
+        let ready = setup.get("/readyz").await.text().await.unwrap();
+        ready.contains("rabbitmq").then_some(())
+    })
+    .await;
+    setup.assign(3, &[]);
+    within(setup.ctx.stop_requested()).await;
+    let failure = within(setup.ctx.stop()).await.unwrap_err().to_string();
+    assert!(
+        failure.contains("3 ingress partitions instead of 2"),
+        "{failure}"
+    );
+}

@@ -1,0 +1,89 @@
+//! The health projection: how recently every vehicle was heard from.
+//!
+//! A vehicle turns stale, then offline, by the passing of time alone: a sweep finds the deadlines
+//! that have passed, whether or not any message arrives. All times are judged by the service's own
+//! clock, as are the receipts by the clocks of those who received them.
+//!
+//! When a vehicle was last heard from, and since when it has been silent, does not depend on the order
+//! in which events arrive. Since when it has been *fresh* is exact as long as its events arrive in
+//! the order of the log; a receipt that arrives after a later one does not move it back.
+
+mod api;
+mod config;
+mod fold;
+mod freshness;
+mod store;
+mod sweep;
+
+use runtime::amqp::Link;
+use runtime::db::{self, Migrations};
+use runtime::{Context, clock, http};
+use shared_model::topology::{self, Subscriber};
+use sqlx::PgPool;
+
+pub use config::{FreshnessConfig, HealthConfig};
+pub use fold::Heard;
+pub use freshness::{Freshness, Judgement, Limits, Run, freshness_at};
+
+use crate::projection::{self, Projection};
+use crate::{Started, VehicleChange, metrics};
+
+/// The migrations of the schema `health`.
+pub static MIGRATIONS: Migrations = Migrations {
+    schema: "health",
+    migrator: || sqlx::migrate!("migrations/health"),
+};
+
+/// Starts the read API and the worker on `context`. Broker and database may be away.
+pub async fn start(context: Context, config: HealthConfig) -> anyhow::Result<Started> {
+    let limits = config.freshness.limits();
+    let pool = db::open(&context, &config.database)?;
+    let schema = context.readiness().add("schema");
+    let link = Link::open(&context, &config.amqp, topology::events());
+    let http = http::serve(&context, &config.http, api::routes(pool.clone(), limits)).await?;
+    let worker = context.clone();
+    context.spawn("health-projection", async move {
+        db::require_schema(&pool, &MIGRATIONS, worker.stopping()).await?;
+        schema.up();
+        let projection = HealthProjection {
+            pool: pool.clone(),
+            limits,
+        };
+        tokio::try_join!(
+            projection::run(&worker, &link, config.batch.limit(), &projection),
+            sweep::run(&pool, limits, config.freshness.sweep_every, &worker),
+        )?;
+        Ok(())
+    });
+    Ok(Started { http })
+}
+
+struct HealthProjection {
+    pool: PgPool,
+    limits: Limits,
+}
+
+impl Projection for HealthProjection {
+    const NAME: &'static str = "health";
+    const SUBSCRIBER: Subscriber = Subscriber::Health;
+    type Change = Heard;
+
+    async fn write(
+        &self,
+        changes: &[VehicleChange<Heard>],
+    ) -> Result<Vec<(String, String)>, sqlx::Error> {
+        let (now, limits) = (clock::now(), self.limits);
+        let written = db::in_tx(&self.pool, "health_apply", |mut transaction| async move {
+            let written = store::upsert(&mut transaction, changes, now, limits).await?;
+            Ok::<_, sqlx::Error>((transaction, written))
+        })
+        .await?;
+        for row in &written {
+            if let Some(before) = row.before.filter(|before| *before != row.after) {
+                metrics::health_transitions(before.name(), row.after.name(), 1);
+            }
+        }
+        let keys = written.into_iter().map(|row| (row.workspace, row.vehicle));
+        Ok(keys.collect())
+    }
+}

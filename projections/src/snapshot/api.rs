@@ -1,0 +1,199 @@
+//! The snapshots' read API.
+
+use std::collections::BTreeMap;
+
+use axum::extract::State;
+use axum::routing::get;
+use axum::{Json, Router};
+use base64::Engine;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use chrono::{DateTime, Utc};
+use runtime::clock;
+use runtime::http::{Path, Problem, Query};
+use serde::{Deserialize, Serialize};
+use shared_model::VehicleId;
+use shared_model::event::PublishedReading;
+use sqlx::PgPool;
+
+use super::fold::Snapshot;
+use super::store;
+use crate::api;
+
+const DEFAULT_LIMIT: u32 = 100;
+const MOST: u32 = 1000;
+
+/// The routes, answered from `pool`.
+pub(super) fn routes(pool: PgPool) -> Router {
+    Router::new()
+        .route("/v1/workspaces/{workspace}/vehicles", get(list))
+        .route(
+            "/v1/workspaces/{workspace}/vehicles/{vehicle}/snapshot",
+            get(find),
+        )
+        .with_state(pool)
+}
+
+/// A vehicle's snapshot as answered.
+#[derive(Debug, Serialize)]
+struct SnapshotAnswer {
+    workspace: String,
+    vehicle: String,
+    version: i64,
+    /// Since the vehicle was last heard from; none if it never was.
+    age_seconds: Option<f64>,
+    signals: BTreeMap<String, PublishedReading>,
+}
+
+impl SnapshotAnswer {
+    fn new(workspace: String, vehicle: String, snapshot: Snapshot, now: DateTime<Utc>) -> Self {
+        Self {
+            workspace,
+            vehicle,
+            version: snapshot.version,
+            age_seconds: snapshot.last_received_at.map(|last| age(last, now)),
+            signals: snapshot.readings(),
+        }
+    }
+}
+
+/// Whole milliseconds, in seconds. A receipt that another clock puts into the future is new.
+fn age(last_received_at: DateTime<Utc>, now: DateTime<Utc>) -> f64 {
+    let millis = (now - last_received_at).num_milliseconds();
+    millis.max(0) as f64 / 1000.0
+}
+
+#[derive(Debug, Deserialize)]
+struct PageQuery {
+    limit: Option<u32>,
+    after: Option<String>,
+}
+
+/// One page of snapshots.
+#[derive(Debug, Serialize)]
+struct PageAnswer {
+    items: Vec<SnapshotAnswer>,
+    /// Where the next page goes on; none behind the last page.
+    next: Option<String>,
+}
+
+async fn find(
+    State(pool): State<PgPool>,
+    Path((workspace, vehicle)): Path<(String, String)>,
+) -> Result<Json<SnapshotAnswer>, Problem> {
+    let key = api::vehicle_key(workspace, vehicle)?;
+    let found = store::find(&mut *pool.acquire().await?, &key).await?;
+    let snapshot = found.ok_or_else(|| api::vehicle_not_found(&key))?;
+    Ok(Json(SnapshotAnswer::new(
+        key.workspace.into(),
+        key.vehicle.into(),
+        snapshot,
+        clock::now(),
+    )))
+}
+
+async fn list(
+    State(pool): State<PgPool>,
+    Path(workspace): Path<String>,
+    Query(query): Query<PageQuery>,
+) -> Result<Json<PageAnswer>, Problem> {
+    let workspace = api::workspace(workspace)?;
+    let limit = query.limit.unwrap_or(DEFAULT_LIMIT);
+    if !(1..=MOST).contains(&limit) {
+        let detail = format!("limit is {limit}; write a number from 1 to {MOST}");
+        return Err(Problem::bad_request("invalid-limit", detail));
+    }
+    let after = query.after.as_deref().map(from_cursor).transpose()?;
+    let mut connection = pool.acquire().await?;
+    // One more tells whether there is a next page.
+    let mut found = store::list(
+        &mut connection,
+        &workspace,
+        after.as_ref(),
+        i64::from(limit) + 1,
+    )
+    .await?;
+    let next = if found.len() > limit as usize {
+        found.truncate(limit as usize);
+        found.last().map(|(vehicle, _)| to_cursor(vehicle))
+    } else {
+        None
+    };
+    let now = clock::now();
+    let items = found
+        .into_iter()
+        .map(|(vehicle, snapshot)| {
+            SnapshotAnswer::new(workspace.to_string(), vehicle, snapshot, now)
+        })
+        .collect();
+    Ok(Json(PageAnswer { items, next }))
+}
+
+fn to_cursor(vehicle: &str) -> String {
+    BASE64_URL_SAFE_NO_PAD.encode(vehicle)
+}
+
+fn from_cursor(cursor: &str) -> Result<VehicleId, Problem> {
+    BASE64_URL_SAFE_NO_PAD
+        .decode(cursor)
+        .ok()
+        .and_then(|bytes| String::from_utf8(bytes).ok())
+        .and_then(|text| VehicleId::new(text).ok())
+        .ok_or_else(|| {
+            let detail = "after is not the `next` of a page; leave it out for the first page";
+            Problem::bad_request("invalid-cursor", detail)
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+    use shared_model::time::from_unix_millis;
+
+    use super::*;
+    use crate::Change;
+    use crate::snapshot::fold::tests::changed;
+
+    fn at(millis: i64) -> DateTime<Utc> {
+        from_unix_millis(1_511_436_694_000 + millis).unwrap()
+    }
+
+    #[test]
+    fn a_snapshot_is_written_as_promised() {
+        let (_, snapshot) = Snapshot::of(changed(1, 2)).unwrap().remove(0);
+        let answer = SnapshotAnswer::new("demo".into(), "bus-1".into(), snapshot, at(5_250));
+        let reading = json!({"value": 2, "unit": "%", "observed_at": "2017-11-23T11:31:38Z",
+            "received_at": "2017-11-23T11:31:38Z", "provider": "viriciti"});
+        assert_eq!(
+            serde_json::to_value(answer).unwrap(),
+            json!({"workspace": "demo", "vehicle": "bus-1", "version": 2, "age_seconds": 1.25,
+                "signals": {"signal_0": reading, "signal_1": reading}})
+        );
+    }
+
+    #[test]
+    fn a_vehicle_never_heard_from_has_no_age() {
+        let answer = SnapshotAnswer::new("demo".into(), "bus-1".into(), Snapshot::default(), at(0));
+        assert_eq!(
+            serde_json::to_value(answer).unwrap(),
+            json!({"workspace": "demo", "vehicle": "bus-1", "version": 0, "age_seconds": null,
+                "signals": {}})
+        );
+    }
+
+    #[test]
+    fn an_age_is_never_negative() {
+        assert!(age(at(1), at(0)).abs() < f64::EPSILON);
+        assert!((age(at(0), at(1_234)) - 1.234).abs() < f64::EPSILON);
+    }
+
+    #[test]
+    fn cursors_round_trip_and_others_are_refused() {
+        for vehicle in ["bus-1", "Bus №7 / Süd", "?"] {
+            assert_eq!(from_cursor(&to_cursor(vehicle)).unwrap().as_str(), vehicle);
+        }
+        for bad in ["", "!", "_w", "Cg", "YQ=="] {
+            let problem = from_cursor(bad).unwrap_err();
+            assert_eq!(problem.kind, "urn:headrace:problem:invalid-cursor", "{bad}");
+        }
+    }
+}

@@ -1,0 +1,437 @@
+//! Events: facts that the core committed, as CloudEvents 1.0 in structured JSON mode.
+//!
+//! Every event carries absolute state and the numbers to order it by, so that a reader may see it
+//! twice, late or out of order and still end up in the same state:
+//!
+//! * `version` orders a vehicle's **values**: dense, raised by one by each `vehicle.snapshot.changed`;
+//! * `revision` orders a vehicle's **times**: raised by each write of its state, so it has gaps.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::id::{ConnectionId, Provider, VehicleId, WorkspaceId};
+use crate::signal::Provenance;
+use crate::version::Version;
+
+/// The version of the events' data that this code writes.
+pub const VERSION: Version = Version { major: 1, minor: 0 };
+
+/// `content_type` of a message that holds one event.
+pub const CONTENT_TYPE: &str = "application/cloudevents+json";
+
+/// `content_type` of a message that holds an array of events.
+pub const BATCH_CONTENT_TYPE: &str = "application/cloudevents-batch+json";
+
+/// The type of an event, which is also its routing key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum EventType {
+    /// A vehicle became known.
+    VehicleRegistered,
+    /// A vehicle's values changed.
+    VehicleSnapshotChanged,
+    /// Vehicles were heard from, their values as before.
+    VehiclesSeen,
+}
+
+impl EventType {
+    /// Every type.
+    pub const ALL: [Self; 3] = [
+        Self::VehicleRegistered,
+        Self::VehicleSnapshotChanged,
+        Self::VehiclesSeen,
+    ];
+
+    /// The type's name on the wire.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::VehicleRegistered => "vehicle.registered",
+            Self::VehicleSnapshotChanged => "vehicle.snapshot.changed",
+            Self::VehiclesSeen => "vehicles.seen",
+        }
+    }
+
+    /// The type called `name`, if this code knows it.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.name() == name)
+    }
+
+    /// The `dataschema` of the type's data as this code writes them.
+    #[must_use]
+    pub fn data_schema(self) -> String {
+        format!("{DATA_SCHEMA}{}:{VERSION}", self.name())
+    }
+}
+
+const DATA_SCHEMA: &str = "urn:headrace:event:";
+
+/// An event's envelope: the CloudEvents 1.0 attributes, Headrace's extensions, and the data.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CloudEvent {
+    /// Always `1.0`.
+    pub specversion: String,
+    /// Unique: shard and offset in the event log.
+    pub id: String,
+    /// Always `urn:headrace:core`.
+    pub source: String,
+    /// See [`EventType`]; a name that is not known here belongs to a newer core.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The vehicle that the event is about; absent where it is about several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subject: Option<String>,
+    /// When the core committed it (UTC).
+    pub time: DateTime<Utc>,
+    /// Always `application/json`.
+    pub datacontenttype: String,
+    /// Names the data's version.
+    pub dataschema: String,
+    /// Extension: whose data these are.
+    pub workspace: WorkspaceId,
+    /// Extension: the log's shard.
+    pub shard: u32,
+    /// Extension: the offset in the shard, dense from 1, padded so that text sorts like numbers.
+    pub sequence: String,
+    /// Extension: W3C Trace Context of the write that made the event.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traceparent: Option<String>,
+    /// The fact; see [`Fact`].
+    pub data: Value,
+}
+
+/// Why a message or an event cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum EventError {
+    /// Not JSON, or not the JSON of an event.
+    #[error("not a CloudEvent")]
+    Json(#[from] serde_json::Error),
+    /// A media type that carries no events.
+    #[error("content type {0:?} is not known here (known: {CONTENT_TYPE}, {BATCH_CONTENT_TYPE})")]
+    ContentType(String),
+    /// `dataschema` is not one of ours.
+    #[error("dataschema {0:?} is not {DATA_SCHEMA}<type>:<major>.<minor>")]
+    DataSchema(String),
+    /// A format from the future.
+    #[error("{kind} version {found} is not known here (known: {}.x)", VERSION.major)]
+    VersionUnknown {
+        /// The event's type.
+        kind: String,
+        /// The version that it states.
+        found: Version,
+    },
+}
+
+/// What identifies an event in the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogPosition {
+    /// The shard.
+    pub shard: u32,
+    /// The offset in it, from 1.
+    pub offset: u64,
+    /// When it was committed.
+    pub logged_at: DateTime<Utc>,
+}
+
+impl CloudEvent {
+    /// The event for a row of the log.
+    #[must_use]
+    pub fn new(
+        at: &LogPosition,
+        kind: EventType,
+        workspace: WorkspaceId,
+        subject: Option<String>,
+        traceparent: Option<String>,
+        data: Value,
+    ) -> Self {
+        Self {
+            specversion: "1.0".to_owned(),
+            id: format!("{}:{}", at.shard, at.offset),
+            source: "urn:headrace:core".to_owned(),
+            kind: kind.name().to_owned(),
+            subject,
+            time: at.logged_at,
+            datacontenttype: "application/json".to_owned(),
+            dataschema: kind.data_schema(),
+            workspace,
+            shard: at.shard,
+            sequence: format!("{:020}", at.offset),
+            traceparent,
+            data,
+        }
+    }
+
+    /// Reads a message's events.
+    pub fn decode(content_type: &str, body: &[u8]) -> Result<Vec<Self>, EventError> {
+        match content_type {
+            CONTENT_TYPE => Ok(vec![serde_json::from_slice(body)?]),
+            BATCH_CONTENT_TYPE => Ok(serde_json::from_slice(body)?),
+            other => Err(EventError::ContentType(other.to_owned())),
+        }
+    }
+
+    /// The fact that the event states; `None` for a type that is not known here.
+    pub fn fact(&self) -> Result<Option<Fact>, EventError> {
+        let Some(kind) = EventType::from_name(&self.kind) else {
+            return Ok(None);
+        };
+        let found = self
+            .dataschema
+            .strip_prefix(DATA_SCHEMA)
+            .and_then(|schema| schema.rsplit_once(':'))
+            .and_then(|(_, version)| Version::parse(version))
+            .ok_or_else(|| EventError::DataSchema(self.dataschema.clone()))?;
+        if found.major != VERSION.major {
+            return Err(EventError::VersionUnknown {
+                kind: self.kind.clone(),
+                found,
+            });
+        }
+        Ok(Some(match kind {
+            EventType::VehicleRegistered => {
+                Fact::VehicleRegistered(VehicleRegistered::deserialize(&self.data)?)
+            }
+            EventType::VehicleSnapshotChanged => {
+                Fact::VehicleSnapshotChanged(VehicleSnapshotChanged::deserialize(&self.data)?)
+            }
+            EventType::VehiclesSeen => Fact::VehiclesSeen(VehiclesSeen::deserialize(&self.data)?),
+        }))
+    }
+}
+
+/// The data of an event.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Fact {
+    /// Data of [`EventType::VehicleRegistered`].
+    VehicleRegistered(VehicleRegistered),
+    /// Data of [`EventType::VehicleSnapshotChanged`].
+    VehicleSnapshotChanged(VehicleSnapshotChanged),
+    /// Data of [`EventType::VehiclesSeen`].
+    VehiclesSeen(VehiclesSeen),
+}
+
+impl Fact {
+    /// The type of the event that states this fact.
+    #[must_use]
+    pub const fn event_type(&self) -> EventType {
+        match self {
+            Self::VehicleRegistered(_) => EventType::VehicleRegistered,
+            Self::VehicleSnapshotChanged(_) => EventType::VehicleSnapshotChanged,
+            Self::VehiclesSeen(_) => EventType::VehiclesSeen,
+        }
+    }
+
+    /// The event's subject: the vehicle, where there is exactly one.
+    #[must_use]
+    pub fn subject(&self) -> Option<&VehicleId> {
+        match self {
+            Self::VehicleRegistered(fact) => Some(&fact.vehicle),
+            Self::VehicleSnapshotChanged(fact) => Some(&fact.vehicle),
+            Self::VehiclesSeen(_) => None,
+        }
+    }
+
+    /// The fact as an event's `data`.
+    ///
+    /// # Panics
+    /// Never: the facts are plain data with text keys and finite numbers.
+    #[must_use]
+    pub fn to_data(&self) -> Value {
+        let data = match self {
+            Self::VehicleRegistered(fact) => serde_json::to_value(fact),
+            Self::VehicleSnapshotChanged(fact) => serde_json::to_value(fact),
+            Self::VehiclesSeen(fact) => serde_json::to_value(fact),
+        };
+        data.expect("facts have text keys and finite numbers, so they are JSON")
+    }
+}
+
+/// A vehicle became known, by its first observation or by a connection's settings.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VehicleRegistered {
+    /// The vehicle.
+    pub vehicle: VehicleId,
+    /// The connection that brought it.
+    pub connection: ConnectionId,
+    /// That connection's provider.
+    pub provider: Provider,
+    /// When (UTC).
+    pub registered_at: DateTime<Utc>,
+}
+
+/// The full new state of a vehicle.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct VehicleSnapshotChanged {
+    /// The vehicle.
+    pub vehicle: VehicleId,
+    /// Orders the values; dense per vehicle, from 1.
+    pub version: u64,
+    /// Orders the times.
+    pub revision: u64,
+    /// When the vehicle was last heard from (UTC).
+    pub last_received_at: DateTime<Utc>,
+    /// The signals that moved beyond their deadband, or came up for the first time; empty where a
+    /// sweep publishes small moves.
+    pub changed: Vec<String>,
+    /// Every known signal by name.
+    pub signals: BTreeMap<String, PublishedReading>,
+}
+
+/// A signal's latest value as published. Open: a newer core may publish signals, units and kinds
+/// of values that this code does not know.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PublishedReading {
+    /// A number, or `{"latitude","longitude"}`.
+    pub value: Value,
+    /// The value's unit.
+    pub unit: String,
+    /// When and by whom it was reported.
+    #[serde(flatten)]
+    pub provenance: Provenance,
+}
+
+/// Vehicles that were heard from while their values stayed as last published.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VehiclesSeen {
+    /// The vehicles, all of one workspace and shard.
+    pub vehicles: Vec<VehicleSeen>,
+}
+
+/// One vehicle's newest times.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VehicleSeen {
+    /// The vehicle.
+    pub vehicle: VehicleId,
+    /// The version whose values are still the latest.
+    pub version: u64,
+    /// Orders the times.
+    pub revision: u64,
+    /// When the vehicle was last heard from (UTC).
+    pub last_received_at: DateTime<Utc>,
+    /// Every known signal's provenance by name.
+    pub signals: BTreeMap<String, Provenance>,
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::time::from_unix_millis;
+
+    fn at(millis: i64) -> DateTime<Utc> {
+        from_unix_millis(1_511_436_694_000 + millis).unwrap()
+    }
+
+    fn provenance() -> Provenance {
+        Provenance {
+            observed_at: at(0),
+            received_at: at(120),
+            provider: Provider::new("viriciti").unwrap(),
+            clock_ahead: false,
+        }
+    }
+
+    fn vehicle() -> VehicleId {
+        VehicleId::new("bus-1").unwrap()
+    }
+
+    fn event(fact: &Fact) -> CloudEvent {
+        CloudEvent::new(
+            &LogPosition {
+                shard: 2,
+                offset: 41,
+                logged_at: at(250),
+            },
+            fact.event_type(),
+            WorkspaceId::new("demo").unwrap(),
+            fact.subject().map(ToString::to_string),
+            None,
+            fact.to_data(),
+        )
+    }
+
+    fn facts() -> [Fact; 3] {
+        [
+            Fact::VehicleRegistered(VehicleRegistered {
+                vehicle: vehicle(),
+                connection: "01890a5d-ac96-774b-bcce-b302099a8057".parse().unwrap(),
+                provider: Provider::new("viriciti").unwrap(),
+                registered_at: at(200),
+            }),
+            Fact::VehicleSnapshotChanged(VehicleSnapshotChanged {
+                vehicle: vehicle(),
+                version: 7,
+                revision: 9,
+                last_received_at: at(120),
+                changed: vec!["state_of_charge".to_owned()],
+                signals: BTreeMap::from([(
+                    "state_of_charge".to_owned(),
+                    PublishedReading {
+                        value: json!(81.5),
+                        unit: "%".to_owned(),
+                        provenance: provenance(),
+                    },
+                )]),
+            }),
+            Fact::VehiclesSeen(VehiclesSeen {
+                vehicles: vec![VehicleSeen {
+                    vehicle: vehicle(),
+                    version: 7,
+                    revision: 12,
+                    last_received_at: at(120),
+                    signals: BTreeMap::from([("state_of_charge".to_owned(), provenance())]),
+                }],
+            }),
+        ]
+    }
+
+    #[test]
+    fn the_wire_format_is_pinned() {
+        let events: Vec<_> = facts().iter().map(event).collect();
+        insta::assert_json_snapshot!(events);
+    }
+
+    #[test]
+    fn events_read_back_alone_and_in_batches() {
+        for fact in facts() {
+            let event = event(&fact);
+            let body = serde_json::to_vec(&event).unwrap();
+            let read = CloudEvent::decode(CONTENT_TYPE, &body).unwrap();
+            assert_eq!(read, std::slice::from_ref(&event));
+            assert_eq!(read[0].fact().unwrap(), Some(fact));
+        }
+        let events: Vec<_> = facts().iter().map(event).collect();
+        let body = serde_json::to_vec(&events).unwrap();
+        assert_eq!(
+            CloudEvent::decode(BATCH_CONTENT_TYPE, &body).unwrap(),
+            events
+        );
+        assert!(CloudEvent::decode("text/plain", &body).is_err());
+    }
+
+    #[test]
+    fn unknown_types_and_fields_are_tolerated_and_unknown_majors_refused() {
+        let mut event = event(&facts()[1]);
+        event.data["colour"] = json!("blue");
+        event.data["signals"]["cabin_mood"] = json!({"value": "calm", "unit": "mood",
+            "observed_at": at(0), "received_at": at(0), "provider": "viriciti"});
+        assert!(matches!(
+            event.fact(),
+            Ok(Some(Fact::VehicleSnapshotChanged(_)))
+        ));
+
+        event.dataschema = "urn:headrace:event:vehicle.snapshot.changed:2.0".to_owned();
+        let error = event.fact().unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "vehicle.snapshot.changed version 2.0 is not known here (known: 1.x)"
+        );
+
+        event.kind = "vehicle.sold".to_owned();
+        assert_eq!(event.fact().unwrap(), None);
+    }
+}

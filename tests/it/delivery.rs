@@ -1,0 +1,1 @@
+//! What deliveries may do: come twice, come in any order, be poison.

@@ -1,0 +1,89 @@
+//! The run's PostgreSQL and RabbitMQ: started by the first test that needs them, ended by their
+//! watchdog once the test process is gone, however it goes.
+
+use private_services::{Binaries, PrivateServices};
+use runtime::telemetry;
+use sqlx::{Connection, PgConnection};
+use tokio::sync::{Mutex, OnceCell, RwLock};
+
+const TEMPLATE: &str = "template_headrace";
+
+/// The servers that all tests share.
+pub struct Servers {
+    /// The servers.
+    pub private: PrivateServices,
+    /// Held for writing by a test that must not have others beside it, because it stops a server or
+    /// counts in the process's metrics; for reading by all others.
+    pub alone: RwLock<()>,
+    cloning: Mutex<()>,
+}
+
+static SERVERS: OnceCell<Servers> = OnceCell::const_new();
+
+/// The run's servers.
+///
+/// # Panics
+/// If they do not start.
+pub async fn servers() -> &'static Servers {
+    SERVERS
+        .get_or_init(|| async {
+            telemetry::install_tls();
+            telemetry::metrics_registry();
+            // The services' logs are many lines a test, so they are shown where they are asked for.
+            if std::env::var_os("RUST_LOG").is_some() {
+                drop(telemetry::init("tests", telemetry::Output::Stderr));
+            }
+            let binaries = Binaries::locate_or_install(|line| eprintln!("{line}")).await;
+            let binaries = binaries.expect("PostgreSQL and RabbitMQ can be found or installed");
+            let private = PrivateServices::ephemeral(&binaries).await;
+            let private = private.expect("the private servers start");
+            private
+                .postgres()
+                .create_database(TEMPLATE)
+                .await
+                .expect("a database can be made");
+            let template = private.postgres().url(TEMPLATE);
+            headrace::services::migrate(&template)
+                .await
+                .expect("the migrations apply");
+            Servers {
+                private,
+                alone: RwLock::default(),
+                cloning: Mutex::default(),
+            }
+        })
+        .await
+}
+
+impl Servers {
+    /// A migrated database of its own called `name`; returns its URL.
+    ///
+    /// # Panics
+    /// If it cannot be made.
+    pub async fn database(&self, name: &str) -> String {
+        // The template must have no other user while it is copied.
+        let _one_at_a_time = self.cloning.lock().await;
+        let mut admin = PgConnection::connect(&self.private.postgres().url("postgres"))
+            .await
+            .expect("the database server answers");
+        let create = format!("CREATE DATABASE {name} TEMPLATE {TEMPLATE}");
+        sqlx::query(sqlx::AssertSqlSafe(create))
+            .execute(&mut admin)
+            .await
+            .expect("a database can be made");
+        self.private.postgres().url(name)
+    }
+
+    /// A virtual host of its own called `name`; returns its URL.
+    ///
+    /// # Panics
+    /// If it cannot be made.
+    pub async fn vhost(&self, name: &str) -> String {
+        let rabbitmq = self.private.rabbitmq();
+        rabbitmq
+            .create_vhost(name)
+            .await
+            .expect("a virtual host can be made");
+        rabbitmq.amqp_url(name)
+    }
+}

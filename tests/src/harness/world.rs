@@ -1,0 +1,481 @@
+//! A world: every service, in this process, on a database and a virtual host of its own.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use headrace::gateway::{self, GatewayConfig, Upstreams};
+use headrace::services::{Service, Setting};
+use provider_sim::{DEFAULT_API_KEY, ScriptedConfig, ScriptedProvider};
+use reqwest::Client;
+use runtime::Context;
+use runtime::amqp::{Link, Message, Publisher};
+use runtime::config::{AmqpConfig, HttpConfig, SecretUrl};
+use serde_json::{Value, json};
+use shared_model::envelope::{Attributes, CONTENT_TYPE};
+use shared_model::{ConnectionId, Envelope, Frame, FrameKind, SessionId, partition, topology};
+use sqlx::PgPool;
+use tokio::sync::{RwLockReadGuard, RwLockWriteGuard};
+
+use super::{Servers, eventually, servers};
+
+/// How long anything may take that should happen soon, on a machine that is busy.
+const SOON: Duration = Duration::from_mins(1);
+static WORLDS: AtomicU32 = AtomicU32::new(0);
+
+/// How a world differs from the usual one.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// Settings for all services that know their keys.
+    pub settings: Vec<(&'static str, &'static str)>,
+    /// Services that are not started.
+    pub without: Vec<Service>,
+    /// No other world exists meanwhile.
+    pub alone: bool,
+}
+
+/// Every service, and the means to look at them.
+pub struct World {
+    /// The servers beneath.
+    pub servers: &'static Servers,
+    /// The world's database.
+    pub pool: PgPool,
+    /// The world's virtual host.
+    pub vhost: String,
+    /// A client for the APIs.
+    pub http: Client,
+    settings: Vec<Setting>,
+    running: BTreeMap<Service, (Context, SocketAddr)>,
+    core: Option<SocketAddr>,
+    gateway: (Context, SocketAddr),
+    sender: (Context, Publisher),
+    _beside: Beside,
+}
+
+enum Beside {
+    Others {
+        _guard: RwLockReadGuard<'static, ()>,
+    },
+    Nobody {
+        _guard: RwLockWriteGuard<'static, ()>,
+    },
+}
+
+impl World {
+    /// The usual world.
+    pub async fn start() -> Self {
+        Self::with(Options::default()).await
+    }
+
+    /// A world with `options`.
+    ///
+    /// # Panics
+    /// If it does not start.
+    pub async fn with(options: Options) -> Self {
+        let servers = servers().await;
+        let beside = if options.alone {
+            Beside::Nobody {
+                _guard: servers.alone.write().await,
+            }
+        } else {
+            Beside::Others {
+                _guard: servers.alone.read().await,
+            }
+        };
+        let name = format!("world_{}", WORLDS.fetch_add(1, Ordering::Relaxed));
+        let database = servers.database(&name).await;
+        let amqp = servers.vhost(&name).await;
+        let mut settings = vec![
+            ("database.url".to_owned(), database.clone()),
+            ("database.max_connections".to_owned(), "6".to_owned()),
+            ("amqp.url".to_owned(), amqp.clone()),
+            ("http.listen".to_owned(), "127.0.0.1:0".to_owned()),
+            ("acceptance.sweep_after".to_owned(), "500ms".to_owned()),
+            ("core.heartbeat".to_owned(), "250ms".to_owned()),
+            ("stream.backoff_min".to_owned(), "100ms".to_owned()),
+            ("stream.backoff_max".to_owned(), "1s".to_owned()),
+        ];
+        let own = options.settings.iter();
+        settings.extend(own.map(|(key, value)| ((*key).to_owned(), (*value).to_owned())));
+        let mut world = Self {
+            servers,
+            pool: PgPool::connect_lazy(&database).expect("the URL is valid"),
+            vhost: name,
+            http: Client::builder()
+                .timeout(Duration::from_secs(20))
+                .build()
+                .expect("a client"),
+            settings,
+            running: BTreeMap::new(),
+            core: None,
+            gateway: (
+                Context::new("none", "none"),
+                SocketAddr::from(([127, 0, 0, 1], 9)),
+            ),
+            sender: sender(&amqp),
+            _beside: beside,
+        };
+        for service in Service::ALL {
+            if !options.without.contains(&service) {
+                world.start_service(service).await;
+            }
+        }
+        world.start_gateway().await;
+        world
+    }
+
+    /// Starts `service`.
+    ///
+    /// # Panics
+    /// If it does not start.
+    pub async fn start_service(&mut self, service: Service) {
+        let keys = service.keys();
+        let core = self
+            .core
+            .map(|core| ("core.url".to_owned(), format!("http://{core}")));
+        let mut settings: Vec<_> = self
+            .settings
+            .iter()
+            .cloned()
+            .chain(core)
+            .filter(|(key, _)| keys.contains(key))
+            .collect();
+        if let (Service::IngressConsumer, Some(core)) = (service, self.core) {
+            // Publishers know the core by its address.
+            settings.push(("http.listen".to_owned(), core.to_string()));
+        }
+        let context = Context::new(service.name(), format!("{}-0", self.vhost));
+        let address = service
+            .start(context.clone(), settings)
+            .await
+            .expect("the service starts");
+        if service == Service::IngressConsumer {
+            self.core = Some(address);
+        }
+        self.running.insert(service, (context, address));
+    }
+
+    async fn start_gateway(&mut self) {
+        let url = |service| {
+            let address = self
+                .running
+                .get(&service)
+                .map_or(self.gateway.1, |(_, address)| *address);
+            format!("http://{address}")
+        };
+        let config = GatewayConfig {
+            http: HttpConfig::local(0),
+            upstream: Upstreams {
+                core: url(Service::IngressConsumer),
+                snapshot: url(Service::SnapshotProjection),
+                health: url(Service::HealthProjection),
+            },
+        };
+        let context = Context::new("gateway", self.vhost.clone());
+        let address = gateway::start(context.clone(), config)
+            .await
+            .expect("the gateway starts");
+        self.gateway = (context, address);
+    }
+
+    /// Stops `service` as SIGTERM does, and says how that went.
+    ///
+    /// # Panics
+    /// If the service does not run or does not stop well.
+    pub async fn stop_service(&mut self, service: Service) {
+        let (context, _) = self.running.remove(&service).expect("the service runs");
+        context.stop().await.expect("the service stops well");
+    }
+
+    /// Where `service` listens.
+    ///
+    /// # Panics
+    /// If it does not run.
+    #[must_use]
+    pub fn address(&self, service: Service) -> SocketAddr {
+        self.running[&service].1
+    }
+
+    /// Whether `service` is still running well.
+    #[must_use]
+    pub fn is_well(&self, service: Service) -> bool {
+        self.running
+            .get(&service)
+            .is_some_and(|(context, _)| !context.stopping().is_cancelled())
+    }
+
+    /// Stops everything.
+    ///
+    /// # Panics
+    /// If something does not stop well.
+    pub async fn stop(mut self) {
+        for service in Service::STOP {
+            if self.running.contains_key(&service) {
+                self.stop_service(service).await;
+            }
+        }
+        self.gateway.0.stop().await.expect("the gateway stops well");
+        self.sender.0.stop().await.expect("the sender stops well");
+        self.pool.close().await;
+        if self.servers.private.rabbitmq().is_running() {
+            let deleted = self
+                .servers
+                .private
+                .rabbitmq()
+                .delete_vhost(&self.vhost)
+                .await;
+            deleted.expect("the virtual host can be removed");
+        }
+    }
+
+    /// Waits until `service` says that it is ready.
+    pub async fn ready(&self, service: Service) {
+        let url = format!("http://{}/readyz", self.address(service));
+        let ask = || async {
+            self.http
+                .get(&url)
+                .send()
+                .await
+                .ok()
+                .map(|answer| answer.status().as_u16())
+        };
+        eventually(SOON, "ready", ask, |status| *status == Some(200)).await;
+    }
+
+    /// The answer to `GET path` at the gateway: status and JSON.
+    ///
+    /// # Panics
+    /// If there is no answer.
+    pub async fn get(&self, path: &str) -> (u16, Value) {
+        let answer = self
+            .http
+            .get(self.url(path))
+            .send()
+            .await
+            .expect("the gateway answers");
+        let status = answer.status().as_u16();
+        (status, answer.json().await.unwrap_or_default())
+    }
+
+    /// The gateway's URL for `path`.
+    #[must_use]
+    pub fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.gateway.1)
+    }
+
+    /// Adds a connection with `settings` to `endpoint` in `workspace`; returns its id.
+    ///
+    /// # Panics
+    /// If the API does not take it.
+    pub async fn connect(&self, workspace: &str, endpoint: &str, settings: Value) -> ConnectionId {
+        self.ready(Service::IngressConsumer).await;
+        let key = std::env::temp_dir().join(format!("headrace-test-key-{}", std::process::id()));
+        std::fs::write(&key, DEFAULT_API_KEY).expect("the key can be written");
+        let body = json!({
+            "provider": "viriciti", "kind": "stream", "endpoint": endpoint,
+            "credential": format!("file:{}", key.display()), "settings": settings,
+        });
+        let url = self.url(&format!("/v1/workspaces/{workspace}/connections"));
+        let answer = self
+            .http
+            .post(url)
+            .json(&body)
+            .send()
+            .await
+            .expect("the API answers");
+        assert_eq!(answer.status().as_u16(), 201, "{:?}", answer.text().await);
+        let answer: Value = answer.json().await.expect("a connection");
+        answer["id"]
+            .as_str()
+            .and_then(|id| id.parse().ok())
+            .expect("the connection's id")
+    }
+
+    /// A connection without a provider behind it, for tests that publish envelopes themselves.
+    pub async fn connect_nowhere(&self, workspace: &str, vehicles: &[String]) -> ConnectionId {
+        let labels = json!(["soc", "odo", "speed", "gps", "power"]);
+        let vehicles: serde_json::Map<_, _> = vehicles
+            .iter()
+            .map(|vehicle| (vehicle.clone(), labels.clone()))
+            .collect();
+        self.connect(
+            workspace,
+            "ws://127.0.0.1:9/nowhere",
+            json!({ "vehicles": vehicles }),
+        )
+        .await
+    }
+
+    /// Sends `envelopes` to the ingress queue.
+    ///
+    /// # Panics
+    /// If the broker does not take them.
+    pub async fn send(&self, envelopes: &[Envelope]) {
+        self.ready(Service::IngressConsumer).await;
+        for envelope in envelopes {
+            let device = envelope
+                .frames
+                .first()
+                .map(|frame| device(&frame.body))
+                .unwrap_or_default();
+            let a = &envelope.attributes;
+            let partition = partition::partition(&a.workspace, a.connection, &device, 4);
+            self.send_raw(
+                partition,
+                envelope.encode_headers(),
+                envelope.encode_body().to_vec(),
+            )
+            .await;
+        }
+    }
+
+    /// Sends any message to an ingress partition.
+    ///
+    /// # Panics
+    /// If the broker does not take it.
+    pub async fn send_raw(&self, partition: u32, headers: BTreeMap<String, String>, body: Vec<u8>) {
+        let message = Message {
+            exchange: topology::INGRESS_EXCHANGE,
+            routing_key: topology::ingress_routing_key(partition),
+            message_id: "test".to_owned(),
+            content_type: CONTENT_TYPE,
+            headers,
+            body: body.into(),
+        };
+        let stop = self.sender.0.stopping();
+        self.sender
+            .1
+            .publish_until_confirmed(&message, stop)
+            .await
+            .expect("the broker takes it");
+    }
+
+    /// Asks RabbitMQ's management API.
+    pub async fn management(&self, path: &str) -> Value {
+        let rabbitmq = self.servers.private.rabbitmq();
+        let url = format!("{}/api/{path}", rabbitmq.management_url());
+        let request = self
+            .http
+            .get(url)
+            .basic_auth(rabbitmq.user(), Some(rabbitmq.password()));
+        match request.send().await {
+            Ok(answer) => answer.json().await.unwrap_or_default(),
+            Err(_) => Value::Null,
+        }
+    }
+
+    /// The sum over a metric's series whose labels contain `label`. The process's metrics are every
+    /// world's, so only a world that is alone learns something from them.
+    ///
+    /// # Panics
+    /// If the metrics cannot be written.
+    #[must_use]
+    pub fn metric(&self, name: &str, label: &str) -> u64 {
+        let page = runtime::telemetry::metrics_page().expect("the metrics can be written");
+        let series = page
+            .lines()
+            .filter(|line| line.starts_with(&format!("{name}{{")));
+        series
+            .filter(|line| line.contains(label))
+            .filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok())
+            .sum()
+    }
+
+    /// Waits until nothing is left anywhere: the ingress queues, the event log behind its relay, and
+    /// the subscribers' queues, with no noise unpublished.
+    pub async fn drained(&self) {
+        let ask = || async {
+            let queued: Option<u64> = async {
+                let queues = self
+                    .management(&format!(
+                        "queues/{}?disable_stats=true&enable_queue_totals=true",
+                        self.vhost
+                    ))
+                    .await;
+                let queues = queues
+                    .as_array()?
+                    .iter()
+                    .filter(|queue| queue["name"] != topology::DEAD_LETTER_QUEUE);
+                queues.map(|queue| queue["messages"].as_u64()).sum()
+            }
+            .await;
+            let behind: i64 = sqlx::query_scalar(
+                "SELECT coalesce(sum(last_offset - log_offset), 0)::bigint
+                 FROM core.shard_head JOIN core.relay_checkpoint USING (shard)",
+            )
+            .fetch_one(&self.pool)
+            .await
+            .unwrap_or(-1);
+            let unsent: i64 = sqlx::query_scalar(
+                "SELECT count(*) FROM core.vehicle WHERE unsent_since IS NOT NULL",
+            )
+            .fetch_one(&self.pool)
+            .await
+            .unwrap_or(-1);
+            (queued, behind, unsent)
+        };
+        let is_drained = |state: &(Option<u64>, i64, i64)| *state == (Some(0), 0, 0);
+        eventually(
+            SOON * 2,
+            "drained (queued, unrelayed, unsent)",
+            ask,
+            is_drained,
+        )
+        .await;
+    }
+}
+
+/// A provider that says what a test tells it to.
+///
+/// # Panics
+/// If it does not start.
+#[must_use]
+pub fn provider() -> ScriptedProvider {
+    ScriptedProvider::start(ScriptedConfig::default()).expect("the provider starts")
+}
+
+/// Envelopes of one session with a frame each, numbered from 1 and received now.
+///
+/// # Panics
+/// If `workspace` is no workspace.
+#[must_use]
+pub fn envelopes(workspace: &str, connection: ConnectionId, bodies: &[String]) -> Vec<Envelope> {
+    let attributes = Attributes {
+        provider: "viriciti".parse().expect("a provider"),
+        workspace: workspace.parse().expect("a workspace"),
+        connection,
+        session: SessionId(runtime::clock::new_id()),
+        epoch: 1,
+        owner: "tests".to_owned(),
+    };
+    let received_at = runtime::clock::now();
+    let frame = |(number, body): (u64, &String)| Envelope {
+        attributes: attributes.clone(),
+        frames: vec![Frame {
+            number,
+            received_at,
+            kind: FrameKind::Text,
+            body: bytes::Bytes::from(body.clone()),
+        }],
+    };
+    (1..).zip(bodies).map(frame).collect()
+}
+
+fn device(body: &[u8]) -> String {
+    let datum: Value = serde_json::from_slice(body).unwrap_or_default();
+    datum["payload"]["vid"]
+        .as_str()
+        .unwrap_or_default()
+        .to_owned()
+}
+
+fn sender(amqp: &str) -> (Context, Publisher) {
+    let context = Context::new("tests", "0");
+    let config = AmqpConfig {
+        url: Some(SecretUrl::new(amqp)),
+        ..AmqpConfig::default()
+    };
+    let link = Link::open(&context, &config, topology::Topology::default());
+    (context, Publisher::new(link))
+}
