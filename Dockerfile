@@ -17,13 +17,14 @@ RUN --mount=type=cache,id=headrace-registry,target=/usr/local/cargo/registry,sha
         --package projections \
         --package provider-sim \
         --package headrace \
-    && cd target/release \
     && install -D --target-directory=/programs \
-        ingress-publisher \
-        ingress-consumer outbox-relay \
-        snapshot-projection health-projection \
-        provider-sim \
-        headrace
+        target/release/ingress-publisher \
+        target/release/ingress-consumer \
+        target/release/outbox-relay \
+        target/release/snapshot-projection \
+        target/release/health-projection \
+        target/release/provider-sim \
+        target/release/headrace
 
 FROM debian:bookworm-slim AS base
 # Providers are reached through TLS, and their certificates are checked against the system's.

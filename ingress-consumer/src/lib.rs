@@ -72,7 +72,7 @@ async fn prepare(
             Ok(installation) => return Ok(installation),
             Err(error) if error.is_passing() => {
                 tracing::warn!(
-                    error = &error as &dyn std::error::Error,
+                    error = %runtime::telemetry::chain(&error),
                     "the database is away"
                 );
             }
@@ -120,7 +120,7 @@ async fn upkeep(context: &Context, pool: &PgPool, config: &ConsumerConfig) -> an
         if let Err(error) = Installation::prepare(pool, &config.ingress, days).await {
             // There are days of time left to try again.
             tracing::warn!(
-                error = &error as &dyn std::error::Error,
+                error = %runtime::telemetry::chain(&error),
                 "the event log's next partitions could not be made"
             );
         }

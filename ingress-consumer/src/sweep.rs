@@ -39,7 +39,7 @@ pub async fn run(context: Context, pool: PgPool, after: Duration) -> anyhow::Res
                             .is_some_and(|e| db::disposition(e) == Disposition::Retry) =>
                 {
                     tracing::warn!(
-                        error = &error as &dyn std::error::Error,
+                        error = %runtime::telemetry::chain(&error),
                         "a sweep is put off"
                     );
                     break;

@@ -183,7 +183,7 @@ impl StreamStatus {
                     session,
                     reason = failure.reason(),
                     wait = ?wait,
-                    error = failure as &dyn std::error::Error,
+                    error = %runtime::telemetry::chain(failure),
                     "the stream is in trouble and will connect again"
                 )
             };

@@ -118,7 +118,7 @@ impl<P: Projection> Worker<'_, P> {
                 projection = P::NAME,
                 message_id = rejection.message_id,
                 reason,
-                error = &rejection.error as &dyn std::error::Error,
+                error = %runtime::telemetry::chain(&rejection.error),
                 "a message cannot be applied and is left out"
             );
             metrics::rejected(P::NAME, reason);
@@ -159,7 +159,7 @@ impl<P: Projection> Worker<'_, P> {
                         projection = P::NAME,
                         workspace = %key.workspace,
                         vehicle = %key.vehicle,
-                        error = &error as &dyn std::error::Error,
+                        error = %runtime::telemetry::chain(&error),
                         "the database refuses what events say about a vehicle; it is left out"
                     );
                     metrics::rejected(P::NAME, "refused_by_database");
@@ -193,7 +193,7 @@ impl<P: Projection> Worker<'_, P> {
             match db::disposition(&error) {
                 Disposition::Retry => tracing::warn!(
                     projection = P::NAME,
-                    error = &error as &dyn std::error::Error,
+                    error = %runtime::telemetry::chain(&error),
                     "the database is away; the batch waits"
                 ),
                 Disposition::Poison => return Ok(Written::Refused(error)),

@@ -1,4 +1,12 @@
 //! One binary for all end-to-end tests, so that they share the servers.
 
+mod api;
+mod broker;
 mod delivery;
+mod documentation;
 mod end_to_end;
+mod freshness;
+mod management;
+mod poison;
+mod stops;
+mod volume;

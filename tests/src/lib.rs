@@ -4,5 +4,9 @@
 //! its own. The [`model`] is the independent checker: it knows the providers' protocol and the rule
 //! "the newest observation wins", and shares no code with what it checks.
 
+pub mod frames;
 pub mod harness;
+mod log;
 pub mod model;
+
+pub use log::EventLog;

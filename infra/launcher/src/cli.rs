@@ -30,15 +30,23 @@ enum Command {
     /// Add, list and remove connections to providers.
     #[command(subcommand)]
     Connection(ConnectionCommand),
+    /// Bring every schema of a database up to date.
+    Migrate {
+        /// The database.
+        #[arg(long, env = "DATABASE_URL", hide_env_values = true, value_name = "URL")]
+        database_url: String,
+    },
     /// Run the gateway in front of the services' APIs, configured from the environment.
     Gateway {
         /// The gateway's own arguments; see `headrace gateway -- --help`.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
     },
-    /// Run one service in this process; what `up --processes` starts.
-    #[command(hide = true)]
+    /// Run one service in this process, configured from the environment.
     Service {
+        /// End when standard input does, which its parent holds.
+        #[arg(long, hide = true)]
+        end_with_parent: bool,
         /// Which.
         name: String,
         /// The service's own arguments.
@@ -107,7 +115,12 @@ pub fn main() -> ExitCode {
         Some(Command::Services(arguments)) => up::services_main(arguments),
         Some(Command::Connection(command)) => connection::main(command),
         Some(Command::Gateway { arguments }) => gateway::main(arguments),
-        Some(Command::Service { name, arguments }) => services::main(&name, arguments),
+        Some(Command::Migrate { database_url }) => services::migrate_main(&database_url),
+        Some(Command::Service {
+            end_with_parent,
+            name,
+            arguments,
+        }) => services::main(&name, arguments, end_with_parent),
     }
 }
 

@@ -68,8 +68,12 @@ pub struct AddArguments {
     #[arg(long = "vehicle", value_name = "ID=LABELS", value_parser = vehicle)]
     vehicles: Vec<(String, Vec<String>)>,
     /// Further settings as a JSON object, such as `{"register_unknown":false}`.
-    #[arg(long, value_name = "JSON", default_value = "{}")]
+    #[arg(long, value_name = "JSON", default_value = "{}", value_parser = settings)]
     settings: Value,
+}
+
+fn settings(text: &str) -> Result<Value, String> {
+    serde_json::from_str(text).map_err(|error| error.to_string())
 }
 
 fn vehicle(text: &str) -> Result<(String, Vec<String>), String> {

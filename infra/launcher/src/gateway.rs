@@ -150,7 +150,7 @@ async fn pass(
     let answer = request.send().await.map_err(|error| {
         tracing::warn!(
             service = upstream.name,
-            error = &error as &dyn std::error::Error,
+            error = %runtime::telemetry::chain(&error),
             "a service behind the gateway is away"
         );
         let detail = format!(

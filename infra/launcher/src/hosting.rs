@@ -147,7 +147,7 @@ impl Process {
     fn spawn(&self) -> anyhow::Result<Running> {
         let log = File::options().create(true).append(true).open(&self.log)?;
         let mut command = Command::new(std::env::current_exe()?);
-        command.args(["service", self.service.name()]);
+        command.args(["service", "--end-with-parent", self.service.name()]);
         for (name, _) in std::env::vars_os() {
             // What concerns this service is among its settings; other services' keys it refuses.
             if name.to_string_lossy().starts_with("HEADRACE_") {

@@ -10,7 +10,7 @@ use projections::health::HealthConfig;
 use projections::snapshot::SnapshotConfig;
 use runtime::config::{self, Config, DatabaseConfig, SecretUrl};
 use runtime::db::{self, Migrations};
-use runtime::{Context, service};
+use runtime::{Context, service, telemetry};
 
 /// A setting: its key, such as `amqp.url`, and its value as written in the environment.
 pub type Setting = (String, String);
@@ -164,9 +164,30 @@ pub async fn migrate(url: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Runs the service called `name` as this process, which ends with its parent.
+/// Runs `headrace migrate`.
 #[must_use]
-pub fn main(name: &str, arguments: Vec<OsString>) -> ExitCode {
+pub fn migrate_main(url: &str) -> ExitCode {
+    let telemetry = telemetry::init("headrace", telemetry::Output::Stderr);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    let done = match runtime {
+        Ok(runtime) => runtime.block_on(migrate(url)),
+        Err(error) => Err(error.into()),
+    };
+    telemetry.flush();
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("headrace: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Runs the service called `name` as this process.
+#[must_use]
+pub fn main(name: &str, arguments: Vec<OsString>, is_child: bool) -> ExitCode {
     let Some(service) = Service::ALL
         .into_iter()
         .find(|service| service.name() == name)
@@ -175,7 +196,9 @@ pub fn main(name: &str, arguments: Vec<OsString>) -> ExitCode {
         eprintln!("headrace: there is no service {name:?}; there are {names}");
         return ExitCode::from(64);
     };
-    end_with_parent();
+    if is_child {
+        end_with_parent();
+    }
     service.run(arguments)
 }
 

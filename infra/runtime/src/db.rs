@@ -277,7 +277,7 @@ pub async fn require_schema(
             Ok(()) => return Ok(()),
             Err(SchemaError::Database(error)) if disposition(&error) == Disposition::Retry => {
                 tracing::warn!(
-                    error = &error as &dyn std::error::Error,
+                    error = %crate::telemetry::chain(&error),
                     "the database is away"
                 );
             }

@@ -5,8 +5,9 @@
 //! the infrastructure under them (connections, pools, the HTTP server) closes. What was in hand at a
 //! hard stop stays unacknowledged and comes back after the restart.
 
+use std::collections::BTreeMap;
 use std::future::Future;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
@@ -33,6 +34,7 @@ struct Inner {
     closing: CancellationToken,
     workers: TaskTracker,
     infrastructure: TaskTracker,
+    busy: Mutex<BTreeMap<&'static str, usize>>,
     failure: OnceLock<String>,
 }
 
@@ -61,6 +63,7 @@ impl Context {
             closing: CancellationToken::new(),
             workers: TaskTracker::new(),
             infrastructure: TaskTracker::new(),
+            busy: Mutex::default(),
             failure: OnceLock::new(),
         }))
     }
@@ -113,8 +116,12 @@ impl Context {
         F: Future<Output = anyhow::Result<()>> + Send + 'static,
     {
         let context = self.clone();
+        *self.busy().entry(name).or_default() += 1;
         self.0.workers.spawn(async move {
             let ended = tokio::spawn(worker).await;
+            if let Some(count) = context.busy().get_mut(name) {
+                *count -= 1;
+            }
             context.judge(name, ended);
         });
     }
@@ -129,6 +136,11 @@ impl Context {
             let ended = tokio::spawn(task).await;
             context.judge(name, ended);
         });
+    }
+
+    /// How many workers of each name have not ended.
+    fn busy(&self) -> MutexGuard<'_, BTreeMap<&'static str, usize>> {
+        self.0.busy.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn judge(&self, name: &str, ended: Result<anyhow::Result<()>, tokio::task::JoinError>) {
@@ -161,6 +173,13 @@ impl Context {
         };
         self.0.hard.cancel();
         if !drained {
+            let mut busy = self.busy().clone();
+            busy.retain(|_, count| *count > 0);
+            tracing::warn!(
+                service = self.0.service,
+                ?busy,
+                "workers did not finish in time"
+            );
             within(CLOSE_LIMIT, self.0.workers.wait()).await;
         }
         self.0.closing.cancel();

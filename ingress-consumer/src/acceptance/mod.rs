@@ -126,7 +126,7 @@ impl Acceptance {
         error: &sqlx::Error,
     ) -> Result<Tally, StoreError> {
         tracing::error!(
-            error = error as &dyn std::error::Error,
+            error = %runtime::telemetry::chain(error),
             "the database refuses the content of a frame; the frame is parked"
         );
         let refused: Vec<_> = frames

@@ -76,7 +76,7 @@ async fn wait_for_shards(context: &Context, pool: &PgPool) -> anyhow::Result<Vec
             Ok(_) => tracing::info!("waiting for the core's first start"),
             Err(error) if disposition(&error) == Disposition::Retry => {
                 tracing::warn!(
-                    error = &error as &dyn std::error::Error,
+                    error = %runtime::telemetry::chain(&error),
                     "the database is away"
                 );
             }
@@ -106,7 +106,7 @@ async fn listen(context: &Context, pool: &PgPool, wakers: &[Notify]) -> anyhow::
             Some(Err(error)) => {
                 let error: &sqlx::Error = &error;
                 tracing::warn!(
-                    error = error as &dyn std::error::Error,
+                    error = %runtime::telemetry::chain(error),
                     "not told of new events"
                 );
             }
@@ -148,7 +148,7 @@ impl Shard {
                 {
                     tracing::warn!(
                         shard = self.checkpoint.shard,
-                        error = &error as &dyn std::error::Error,
+                        error = %runtime::telemetry::chain(&error),
                         "relaying waits for the database"
                     );
                     backoff.wait(&stop).await?;

@@ -104,7 +104,7 @@ impl PartitionConsumer {
                 Err(error) if is_passing(&error) => {
                     tracing::warn!(
                         partition = self.partition,
-                        error = &error as &dyn std::error::Error,
+                        error = %runtime::telemetry::chain(&error),
                         "a batch waits for the database"
                     );
                 }

@@ -37,7 +37,7 @@ pub(super) async fn run(
         match stop.run_until_cancelled(sweeper.sweep()).await {
             None | Some(Ok(())) => {}
             Some(Err(error)) if db::disposition(&error) == Disposition::Retry => tracing::warn!(
-                error = &error as &dyn std::error::Error,
+                error = %runtime::telemetry::chain(&error),
                 "the database is away; freshness stands still"
             ),
             Some(Err(error)) => return Err(error.into()),

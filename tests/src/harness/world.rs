@@ -156,7 +156,11 @@ impl World {
         self.running.insert(service, (context, address));
     }
 
-    async fn start_gateway(&mut self) {
+    /// Starts a gateway that knows where the services listen now.
+    ///
+    /// # Panics
+    /// If it does not start.
+    pub async fn start_gateway(&mut self) {
         let url = |service| {
             let address = self
                 .running
@@ -307,12 +311,17 @@ impl World {
         .await
     }
 
-    /// Sends `envelopes` to the ingress queue.
+    /// Sends `envelopes` to the ingress queue, once the core is there.
+    pub async fn send(&self, envelopes: &[Envelope]) {
+        self.ready(Service::IngressConsumer).await;
+        self.publish(envelopes).await;
+    }
+
+    /// Sends `envelopes` to the ingress queue, which must have been declared.
     ///
     /// # Panics
     /// If the broker does not take them.
-    pub async fn send(&self, envelopes: &[Envelope]) {
-        self.ready(Service::IngressConsumer).await;
+    pub async fn publish(&self, envelopes: &[Envelope]) {
         for envelope in envelopes {
             let device = envelope
                 .frames
@@ -362,6 +371,19 @@ impl World {
         match request.send().await {
             Ok(answer) => answer.json().await.unwrap_or_default(),
             Err(_) => Value::Null,
+        }
+    }
+
+    /// Tells RabbitMQ's management API to delete something.
+    pub async fn management_delete(&self, path: &str) {
+        let rabbitmq = self.servers.private.rabbitmq();
+        let url = format!("{}/api/{path}", rabbitmq.management_url());
+        let request = self
+            .http
+            .delete(url)
+            .basic_auth(rabbitmq.user(), Some(rabbitmq.password()));
+        if let Err(error) = request.send().await {
+            tracing::warn!(%error, path, "nothing was deleted");
         }
     }
 

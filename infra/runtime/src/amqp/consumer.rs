@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt};
@@ -13,6 +14,11 @@ use tokio_util::sync::CancellationToken;
 use super::Link;
 use super::link::Session;
 use crate::backoff::Stopped;
+
+/// How long the broker may take to begin a consumer. A quorum queue without a leader does not answer.
+const ANSWER_LIMIT: Duration = Duration::from_secs(10);
+/// How long it may take to end one; whatever is not acknowledged goes back to the queue anyway.
+const CLOSE_LIMIT: Duration = Duration::from_secs(2);
 
 /// A message as the broker delivered it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,10 +78,17 @@ impl Consumer {
     pub async fn open(link: &Link, queue: &str, stop: &CancellationToken) -> Result<Self, Stopped> {
         loop {
             let session = link.session(stop).await?;
-            match Self::on(link, queue, Arc::clone(&session)).await {
-                Ok(consumer) => return Ok(consumer),
+            let opening = Self::on(link, queue, Arc::clone(&session));
+            let opened = tokio::select! {
+                () = stop.cancelled() => return Err(Stopped),
+                () = session.lost().cancelled() => continue,
+                opened = tokio::time::timeout(ANSWER_LIMIT, opening) => opened,
+            };
+            match opened {
+                Ok(Ok(consumer)) => return Ok(consumer),
                 // A queue that is gone is declared again with the next session.
-                Err(error) => session.abandon(&error),
+                Ok(Err(error)) => session.abandon(&error),
+                Err(_) => session.abandon(&format_args!("{queue} cannot be consumed: no answer")),
             }
         }
     }
@@ -167,8 +180,10 @@ impl Consumer {
                 .await?;
             self.channel.close(200, "done".into()).await
         };
-        if let Err(error) = closing.await {
-            tracing::debug!(queue = self.queue, %error, "the consumer was gone already");
+        match tokio::time::timeout(CLOSE_LIMIT, closing).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::debug!(queue = self.queue, %error, "the consumer was gone"),
+            Err(_) => tracing::debug!(queue = self.queue, "the broker does not say goodbye"),
         }
     }
 }

@@ -149,7 +149,7 @@ impl Supervisor {
                 }
                 Some(Ok(Err(error))) => {
                     tracing::warn!(
-                        error = &error as &dyn std::error::Error,
+                        error = %crate::telemetry::chain(&error),
                         "the broker is away"
                     );
                     error.to_string()
@@ -210,7 +210,7 @@ impl Supervisor {
                     }
                     Some(Event::Error(error)) => {
                         tracing::warn!(
-                            error = &error as &dyn std::error::Error,
+                            error = %crate::telemetry::chain(&error),
                             "the connection to the broker failed"
                         );
                         break;

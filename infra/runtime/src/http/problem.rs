@@ -45,7 +45,7 @@ impl Problem {
     /// A failure of ours: its cause goes to the log, not to the caller.
     #[must_use]
     pub fn internal(error: &(dyn std::error::Error + 'static)) -> Self {
-        tracing::error!(error, "a request failed");
+        tracing::error!(error = %crate::telemetry::chain(error), "a request failed");
         Self::new(
             StatusCode::INTERNAL_SERVER_ERROR,
             "internal",
@@ -58,7 +58,7 @@ impl From<sqlx::Error> for Problem {
     fn from(error: sqlx::Error) -> Self {
         if crate::db::disposition(&error) == crate::db::Disposition::Retry {
             tracing::warn!(
-                error = &error as &dyn std::error::Error,
+                error = %crate::telemetry::chain(&error),
                 "a request found no database"
             );
             let detail = "the database is away for the moment; try again";

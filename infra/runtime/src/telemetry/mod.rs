@@ -5,6 +5,7 @@
 //! collector (OTLP over HTTP) if `OTEL_EXPORTER_OTLP_ENDPOINT` is set. If the collector is away,
 //! spans are dropped, never the work.
 
+mod chain;
 mod trace;
 
 use std::fs::File;
@@ -22,6 +23,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer};
 
+pub use chain::chain;
 pub use trace::{continue_trace, traceparent};
 
 // lapin logs what it also returns as errors; those are logged where they are handled.
@@ -43,7 +45,7 @@ impl Telemetry {
             && let Err(error) = tracer.shutdown()
         {
             tracing::warn!(
-                error = &error as &dyn std::error::Error,
+                error = %crate::telemetry::chain(&error),
                 "spans were not sent"
             );
         }
@@ -136,6 +138,7 @@ pub fn metrics_registry() -> &'static Registry {
         let registry = Registry::new();
         match opentelemetry_prometheus::exporter()
             .with_registry(registry.clone())
+            .without_target_info()
             .build()
         {
             Ok(reader) => {

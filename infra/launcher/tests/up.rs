@@ -1,0 +1,350 @@
+//! The `headrace` command as a user runs it: one process to start, one signal to stop.
+
+use std::collections::BTreeMap;
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Command, ExitStatus, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+use serde_json::Value;
+use tempfile::TempDir;
+
+const START_LIMIT: Duration = Duration::from_mins(3);
+const SOON: Duration = Duration::from_mins(1);
+
+fn headrace(arguments: &[&str], data: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_headrace"));
+    command
+        .args(arguments)
+        .arg("--data")
+        .arg(data)
+        .env_remove("API_URL");
+    command
+}
+
+/// A directory that the database's user can reach.
+fn directory() -> TempDir {
+    let permissions = Permissions::from_mode(0o755);
+    tempfile::Builder::new()
+        .permissions(permissions)
+        .tempdir()
+        .unwrap()
+}
+
+/// A running `headrace`, killed if the test fails.
+struct Running {
+    child: std::process::Child,
+    data: std::path::PathBuf,
+}
+
+impl Running {
+    fn start(arguments: &[&str], data: &Path) -> Self {
+        let log = std::fs::File::create(data.join("screen")).unwrap();
+        let child = headrace(arguments, data)
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .stdin(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut running = Self {
+            child,
+            data: data.to_owned(),
+        };
+        running.wait_for_env();
+        running
+    }
+
+    fn wait_for_env(&mut self) {
+        let deadline = Instant::now() + START_LIMIT;
+        while !self.data.join("env").exists() {
+            let screen = || std::fs::read_to_string(self.data.join("screen")).unwrap();
+            assert_eq!(self.child.try_wait().unwrap(), None, "{}", screen());
+            assert!(Instant::now() < deadline, "{}", screen());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    fn env(&self) -> BTreeMap<String, String> {
+        let text = std::fs::read_to_string(self.data.join("env")).unwrap();
+        text.lines()
+            .map(|line| line.split_once('=').unwrap())
+            .map(|(key, value)| (key.to_owned(), value.to_owned()))
+            .collect()
+    }
+
+    fn stop(mut self, signal: Signal) -> ExitStatus {
+        kill_process(pid(self.child.id()), signal).unwrap();
+        let status = self.child.wait().unwrap();
+        assert!(
+            !self.data.join("env").exists(),
+            "the env file is left behind"
+        );
+        status
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // After a failed assertion the servers' watchdog ends what is left.
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+fn pid(number: u32) -> Pid {
+    Pid::from_raw(number.cast_signed()).unwrap()
+}
+
+fn pids(env: &BTreeMap<String, String>) -> BTreeMap<String, Pid> {
+    env.iter()
+        .filter_map(|(key, value)| {
+            Some((
+                key.strip_prefix("PID_")?.to_owned(),
+                pid(value.parse().unwrap()),
+            ))
+        })
+        .collect()
+}
+
+fn is_alive(pid: Pid) -> bool {
+    test_kill_process(pid).is_ok()
+}
+
+#[track_caller]
+fn eventually<T: std::fmt::Debug>(
+    what: &str,
+    ask: impl Fn() -> T,
+    wanted: impl Fn(&T) -> bool,
+) -> T {
+    let deadline = Instant::now() + SOON;
+    loop {
+        let state = ask();
+        if wanted(&state) {
+            return state;
+        }
+        assert!(
+            Instant::now() < deadline,
+            "still not so: {what}; last seen: {state:?}"
+        );
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+fn get(url: &str) -> Value {
+    runtime::telemetry::install_tls();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        match reqwest::get(url).await {
+            Ok(answer) => answer.json().await.unwrap_or_default(),
+            Err(_) => Value::Null,
+        }
+    })
+}
+
+fn text(output: &Output) -> String {
+    format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    )
+}
+
+#[test]
+fn up_shows_moving_vehicles_and_resumes_on_the_same_data() {
+    let data = directory();
+    let arguments = [
+        "up",
+        "--vehicles",
+        "5",
+        "--rate",
+        "2",
+        "--listen",
+        "127.0.0.1:0",
+    ];
+    let first = Running::start(&arguments, data.path());
+    let env = first.env();
+    for key in [
+        "DATABASE_URL",
+        "AMQP_URL",
+        "MANAGEMENT_URL",
+        "API_URL",
+        "SIMULATOR_URL",
+        "WORKSPACE",
+    ] {
+        assert!(env.contains_key(key), "{key} is missing in {env:?}");
+    }
+    assert!(pids(&env).values().all(|pid| is_alive(*pid)), "{env:?}");
+    let workspace = format!("{}/v1/workspaces/{}", env["API_URL"], env["WORKSPACE"]);
+    let odometers = || -> Vec<f64> {
+        let page = get(&format!("{workspace}/vehicles"));
+        let items = page["items"].as_array().cloned().unwrap_or_default();
+        items
+            .iter()
+            .filter_map(|item| item["signals"]["odometer"]["value"].as_f64())
+            .collect()
+    };
+    let before = eventually("five vehicles have an odometer", odometers, |found| {
+        found.len() == 5
+    });
+    eventually("some vehicle has moved", odometers, |found| {
+        *found != before
+    });
+    let fresh = || get(&format!("{workspace}/health"))["fresh"].as_u64();
+    eventually("all are fresh", fresh, |fresh| *fresh == Some(5));
+    let screen = std::fs::read_to_string(data.path().join("screen")).unwrap();
+    for part in [
+        &env["API_URL"],
+        &env["MANAGEMENT_URL"],
+        "frames in",
+        "Ctrl-C",
+    ] {
+        assert!(screen.contains(part), "{part:?} is not in {screen}");
+    }
+
+    let second = headrace(&["services"], data.path()).output().unwrap();
+    assert!(!second.status.success());
+    assert!(
+        text(&second).contains("in use by process"),
+        "{}",
+        text(&second)
+    );
+
+    let version = |workspace: &str| {
+        get(&format!("{workspace}/vehicles/bus-1/snapshot"))["version"]
+            .as_u64()
+            .unwrap_or_default()
+    };
+    let reached = version(&workspace);
+    let processes = pids(&env);
+    assert!(first.stop(Signal::INT).success());
+    assert!(
+        !processes.values().any(|pid| is_alive(*pid)),
+        "{processes:?}"
+    );
+
+    let second = Running::start(&arguments, data.path());
+    let env = second.env();
+    let workspace = format!("{}/v1/workspaces/{}", env["API_URL"], env["WORKSPACE"]);
+    assert!(version(&workspace) >= reached);
+    let connections = get(&format!("{workspace}/connections"));
+    assert_eq!(
+        connections["items"].as_array().map(Vec::len),
+        Some(1),
+        "{connections}"
+    );
+    assert!(second.stop(Signal::TERM).success());
+}
+
+#[test]
+fn services_may_run_as_processes_which_come_back_when_they_die() {
+    let data = directory();
+    let arguments = [
+        "up",
+        "--processes",
+        "--no-simulator",
+        "--listen",
+        "127.0.0.1:0",
+    ];
+    let running = Running::start(&arguments, data.path());
+    let env = running.env();
+    let before = pids(&env);
+    let names: Vec<_> = before.keys().map(String::as_str).collect();
+    assert_eq!(
+        names,
+        [
+            "HEADRACE",
+            "HEALTH_PROJECTION",
+            "INGRESS_CONSUMER",
+            "INGRESS_PUBLISHER",
+            "OUTBOX_RELAY",
+            "POSTGRES",
+            "RABBITMQ",
+            "SNAPSHOT_PROJECTION",
+        ]
+    );
+    assert!(before.values().all(|pid| is_alive(*pid)), "{before:?}");
+
+    let connection = |arguments: &[&str]| {
+        let arguments = [&["connection"], arguments, &["--workspace", "depot"]].concat();
+        headrace(&arguments, data.path()).output().unwrap()
+    };
+    let added = connection(&[
+        "add",
+        "--endpoint",
+        "ws://127.0.0.1:9/api/v2/live",
+        "--credential",
+        "env:NO_SUCH_KEY",
+        "--vehicle",
+        "bus-1=soc,odo",
+    ]);
+    assert!(added.status.success(), "{}", text(&added));
+    let added: Value = serde_json::from_slice(&added.stdout).unwrap();
+    let id = added["id"].as_str().unwrap();
+    let listed = connection(&["list"]);
+    assert!(text(&listed).contains(id), "{}", text(&listed));
+    let refused = connection(&["add", "--endpoint", "http://x", "--vehicle", "bus-1=soc"]);
+    assert!(
+        !refused.status.success() && text(&refused).contains("ws://"),
+        "{}",
+        text(&refused)
+    );
+    let removed = connection(&["remove", id]);
+    assert!(removed.status.success(), "{}", text(&removed));
+
+    for name in ["INGRESS_CONSUMER", "RABBITMQ"] {
+        kill_process(before[name], Signal::KILL).unwrap();
+    }
+    let after = eventually(
+        "the killed are back",
+        || pids(&running.env()),
+        |after| {
+            ["INGRESS_CONSUMER", "RABBITMQ"]
+                .iter()
+                .all(|name| after[*name] != before[*name] && is_alive(after[*name]))
+        },
+    );
+    let known = || {
+        get(&format!(
+            "{}/v1/workspaces/depot/vehicles/bus-1/health",
+            env["API_URL"]
+        ))["freshness"]
+            .clone()
+    };
+    eventually("the vehicle is known", known, |freshness| {
+        freshness == "never_seen"
+    });
+    assert!(running.stop(Signal::TERM).success());
+    assert!(!after.values().any(|pid| is_alive(*pid)), "{after:?}");
+}
+
+#[test]
+fn a_variable_that_no_service_knows_is_refused_by_name() {
+    let data = directory();
+    let output = headrace(&["up", "--no-simulator"], data.path())
+        .env("HEADRACE_AMQP__COLOUR", "blue")
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        text(&output).contains("HEADRACE_AMQP__COLOUR"),
+        "{}",
+        text(&output)
+    );
+}
+
+#[test]
+fn services_alone_are_a_broker_and_a_database() {
+    let data = directory();
+    let running = Running::start(&["services"], data.path());
+    let env = running.env();
+    assert!(
+        env["DATABASE_URL"].starts_with("postgres://") && env["AMQP_URL"].starts_with("amqp://")
+    );
+    assert!(!env.contains_key("API_URL"));
+    assert!(running.stop(Signal::INT).success());
+}

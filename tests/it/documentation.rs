@@ -1,0 +1,40 @@
+//! The documentation says what the code does.
+
+use headrace::services::Service;
+use runtime::config;
+
+fn section<'a>(text: &'a str, heading: &str) -> &'a str {
+    let start = text
+        .find(&format!("\n## {heading}\n"))
+        .unwrap_or_else(|| panic!("no section {heading}"));
+    let rest = &text[start + 4..];
+    rest.find("\n## ").map_or(rest, |end| &rest[..end])
+}
+
+#[test]
+fn every_setting_of_every_service_is_documented() {
+    let text = std::fs::read_to_string(concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../docs/configuration.md"
+    ))
+    .unwrap();
+    let services = Service::ALL.map(|service| (service.name(), service.keys()));
+    let gateway = (
+        "gateway",
+        config::keys::<headrace::gateway::GatewayConfig>(),
+    );
+    for (service, keys) in services.into_iter().chain([gateway]) {
+        let section = section(&text, service);
+        for key in keys {
+            assert!(
+                section.contains(&format!("`{key}`")),
+                "{key} is missing in section {service}"
+            );
+            let variable = config::variable(&key);
+            assert!(
+                section.contains(&format!("`{variable}`")),
+                "{variable} is missing in section {service}"
+            );
+        }
+    }
+}
