@@ -7,9 +7,10 @@ use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use runtime::backoff::Backoff;
 use runtime::{Context, config, service};
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::{Child, ChildStdin, Command};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -35,7 +36,7 @@ enum Place {
     Here(Context),
     Process {
         stop: CancellationToken,
-        supervisor: JoinHandle<()>,
+        supervisor: JoinHandle<anyhow::Result<()>>,
     },
 }
 
@@ -115,9 +116,7 @@ impl Hosted {
                 .with_context(|| format!("stopping {}", self.service.name())),
             Place::Process { stop, supervisor } => {
                 stop.cancel();
-                supervisor
-                    .await
-                    .with_context(|| format!("stopping {}", self.service.name()))
+                supervisor.await?
             }
         }
     }
@@ -184,7 +183,7 @@ impl Process {
         mut running: Running,
         stop: CancellationToken,
         env_file: Arc<EnvFile>,
-    ) {
+    ) -> anyhow::Result<()> {
         let name = self.service.name();
         let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(15));
         loop {
@@ -201,7 +200,7 @@ impl Process {
             }
             running = loop {
                 if backoff.wait(&stop).await.is_err() {
-                    return;
+                    return Ok(());
                 }
                 match self.spawn() {
                     Ok(running) => break running,
@@ -213,23 +212,21 @@ impl Process {
     }
 }
 
-async fn terminate(name: &str, mut child: Child) {
-    let pid = child
-        .id()
-        .and_then(|pid| rustix::process::Pid::from_raw(pid.cast_signed()));
-    if let Some(pid) = pid
-        && let Err(error) = rustix::process::kill_process(pid, rustix::process::Signal::TERM)
-    {
-        tracing::warn!(service = name, %error, "cannot be asked to stop");
+async fn terminate(name: &str, mut child: Child) -> anyhow::Result<()> {
+    let pid = child.id().and_then(|pid| Pid::from_raw(pid.cast_signed()));
+    if let Some(pid) = pid {
+        kill_process(pid, Signal::TERM).with_context(|| format!("{name} cannot be stopped"))?;
     }
     match tokio::time::timeout(STOP_LIMIT, child.wait()).await {
-        Ok(Ok(status)) if status.success() => tracing::info!(service = name, "stopped"),
-        Ok(status) => tracing::warn!(service = name, ?status, "did not stop well"),
+        Ok(Ok(status)) if status.success() => Ok(()),
+        Ok(Ok(status)) => bail!("{name} did not stop well ({status}); its log says why"),
+        Ok(Err(error)) => Err(error).with_context(|| format!("{name} cannot be waited for")),
         Err(_) => {
-            tracing::error!(service = name, "does not stop and is killed");
-            if let Err(error) = child.kill().await {
-                tracing::error!(service = name, %error, "cannot be killed");
-            }
+            child
+                .kill()
+                .await
+                .with_context(|| format!("{name} cannot be killed"))?;
+            bail!("{name} did not stop within {STOP_LIMIT:?} and was killed")
         }
     }
 }

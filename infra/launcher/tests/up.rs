@@ -323,6 +323,36 @@ fn services_may_run_as_processes_which_come_back_when_they_die() {
 }
 
 #[test]
+fn nothing_is_left_of_a_system_whose_launcher_is_killed_and_the_next_one_starts() {
+    let data = directory();
+    let arguments = [
+        "up",
+        "--processes",
+        "--no-simulator",
+        "--listen",
+        "127.0.0.1:0",
+    ];
+    let running = Running::start(&arguments, data.path());
+    let processes = pids(&running.env());
+    kill_process(processes["HEADRACE"], Signal::KILL).unwrap();
+    let alive = || {
+        processes
+            .iter()
+            .filter(|(_, pid)| is_alive(**pid))
+            .map(|(name, _)| name)
+            .collect()
+    };
+    drop(running);
+    eventually("all are gone", alive, |alive: &Vec<&String>| {
+        alive.is_empty()
+    });
+    // The env file that it left behind must not pass for the next one's.
+    std::fs::remove_file(data.path().join("env")).unwrap();
+    let next = Running::start(&arguments, data.path());
+    assert!(next.stop(Signal::TERM).success());
+}
+
+#[test]
 fn a_variable_that_no_service_knows_is_refused_by_name() {
     let data = directory();
     let output = headrace(&["up", "--no-simulator"], data.path())
