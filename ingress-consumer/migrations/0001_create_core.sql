@@ -52,8 +52,8 @@ CREATE TABLE core.vehicle (
 
 CREATE INDEX vehicle_unsent ON core.vehicle (unsent_since) WHERE unsent_since IS NOT NULL;
 
--- Which frames of each session have had their effect. A session's frames spread over partitions,
--- and each partition writes rows of its own, so that partitions do not wait for each other.
+-- Which frames of each session have had their effect. A session's frames are numbered for each
+-- partition by itself: so a row's ranges join up, and partitions do not wait for each other.
 CREATE TABLE core.session (
     session    uuid NOT NULL,
     partition  integer NOT NULL,

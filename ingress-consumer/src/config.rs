@@ -5,6 +5,7 @@ use std::time::Duration;
 use runtime::config::{AmqpConfig, Config, DatabaseConfig, HttpConfig, Problems};
 use serde::{Deserialize, Serialize};
 
+const DAY: Duration = Duration::from_hours(24);
 const PARTITIONS: u32 = 4;
 const PARTITION_MAX_BYTES: u64 = 256 * 1024 * 1024;
 
@@ -147,11 +148,18 @@ impl Config for ConsumerConfig {
         if self.batch.bytes == 0 {
             problems.add("batch.bytes", &self.batch.bytes, "write 1 or more");
         }
-        if self.acceptance.sweep_after < Duration::from_millis(100) {
+        if !(Duration::from_millis(100)..=DAY).contains(&self.acceptance.sweep_after) {
             problems.add(
                 "acceptance.sweep_after",
                 &self.acceptance.sweep_after,
-                "write a duration of at least 100ms",
+                "write a duration from 100ms to 1day",
+            );
+        }
+        if self.acceptance.clock_skew > DAY {
+            problems.add(
+                "acceptance.clock_skew",
+                &self.acceptance.clock_skew,
+                "write a duration up to 1day",
             );
         }
         if !(1..=366).contains(&self.log.partition_days_ahead) {
@@ -209,7 +217,7 @@ pub struct RelaySettings {
 impl Default for RelaySettings {
     fn default() -> Self {
         Self {
-            batch_events: 1000,
+            batch_events: 500,
             message_events: 100,
             poll_every: Duration::from_secs(1),
         }
@@ -234,11 +242,11 @@ impl Config for RelayConfig {
                 "write 1 or more",
             );
         }
-        if self.relay.poll_every.is_zero() {
+        if !(Duration::from_millis(10)..=DAY).contains(&self.relay.poll_every) {
             problems.add(
                 "relay.poll_every",
                 &self.relay.poll_every,
-                "write a duration such as 1s",
+                "write a duration from 10ms to 1day",
             );
         }
     }

@@ -34,7 +34,7 @@ use installation::Installation;
 use sources::queue::PartitionConsumer;
 
 /// How often the event log's partitions are looked after.
-const UPKEEP_EVERY: Duration = Duration::from_hours(1);
+const UPKEEP_EVERY: Duration = Duration::from_mins(10);
 
 /// A service whose tasks run.
 #[derive(Debug, Clone, Copy)]

@@ -12,14 +12,16 @@ use shared_model::event::{Fact, VehicleSeen, VehiclesSeen};
 use shared_model::{EventType, WorkspaceId};
 use sqlx::{PgPool, Postgres, Transaction};
 
-use crate::decide::{self, Swept};
+use crate::decide;
 use crate::metrics;
 use crate::store::StoreError;
 use crate::store::event_log::{self, NewEvent};
 use crate::store::vehicle::{self, Vehicle, VehicleKey};
 
-/// How many vehicles one transaction publishes, and how many share one event at most.
+/// How many vehicles one transaction publishes.
 const AT_ONCE: i64 = 500;
+/// How many vehicles one `vehicles.seen` tells of at most: some tens of kilobytes.
+const SEEN_TOGETHER: usize = 100;
 
 /// Sweeps until the service is asked to stop.
 pub async fn run(context: Context, pool: PgPool, after: Duration) -> anyhow::Result<()> {
@@ -53,25 +55,46 @@ pub async fn run(context: Context, pool: PgPool, after: Duration) -> anyhow::Res
 
 /// Publishes up to [`AT_ONCE`] vehicles whose noise has waited for `after`; returns how many.
 pub async fn sweep_once(pool: &PgPool, after: Duration) -> Result<u64, StoreError> {
-    let (changed, seen) = db::in_tx(pool, "sweep", |tx| sweep_in(tx, after)).await?;
-    metrics::swept(EventType::VehicleSnapshotChanged.name(), changed);
-    metrics::swept(EventType::VehiclesSeen.name(), seen);
+    let Swept {
+        changed,
+        seen,
+        seen_events,
+    } = db::in_tx(pool, "sweep", |tx| sweep_in(tx, after)).await?;
+    let (changed_type, seen_type) = (
+        EventType::VehicleSnapshotChanged.name(),
+        EventType::VehiclesSeen.name(),
+    );
+    metrics::swept(changed_type, changed);
+    metrics::swept(seen_type, seen);
+    metrics::appended(changed_type, changed);
+    metrics::appended(seen_type, seen_events);
     Ok(changed + seen)
 }
 
 type Tx = Transaction<'static, Postgres>;
 
-async fn sweep_in(mut tx: Tx, after: Duration) -> Result<(Tx, (u64, u64)), StoreError> {
+/// How many vehicles a sweep published, and in how many events those whose values had not moved.
+struct Swept {
+    changed: u64,
+    seen: u64,
+    seen_events: u64,
+}
+
+async fn sweep_in(mut tx: Tx, after: Duration) -> Result<(Tx, Swept), StoreError> {
     let before = clock::now() - after;
     let unsent = vehicle::lock_unsent(&mut tx, before, AT_ONCE).await?;
     let (vehicles, events) = publish(unsent);
     vehicle::upsert(&mut tx, &vehicles).await?;
     event_log::append(&mut tx, &events, None).await?;
-    let changed = events
-        .iter()
-        .filter(|e| e.fact.event_type() == EventType::VehicleSnapshotChanged)
-        .count();
-    Ok((tx, (changed as u64, (vehicles.len() - changed) as u64)))
+    let is_change =
+        |event: &&NewEvent| event.fact.event_type() == EventType::VehicleSnapshotChanged;
+    let changed = events.iter().filter(is_change).count();
+    let swept = Swept {
+        changed: changed as u64,
+        seen: (vehicles.len() - changed) as u64,
+        seen_events: (events.len() - changed) as u64,
+    };
+    Ok((tx, swept))
 }
 
 /// The vehicles with their noise published, and the events that publish it: one per vehicle whose
@@ -84,7 +107,7 @@ fn publish(
     let mut seen = BTreeMap::<(WorkspaceId, u32), Vec<VehicleSeen>>::new();
     for (key, vehicle) in unsent {
         let state = match decide::sweep(&vehicle.state) {
-            Swept::Changed(state) => {
+            decide::Swept::Changed(state) => {
                 events.push(NewEvent {
                     shard: vehicle.shard,
                     workspace: key.workspace.clone(),
@@ -92,7 +115,7 @@ fn publish(
                 });
                 state
             }
-            Swept::Seen(state) => {
+            decide::Swept::Seen(state) => {
                 let group = seen
                     .entry((key.workspace.clone(), vehicle.shard))
                     .or_default();
@@ -102,13 +125,14 @@ fn publish(
         };
         vehicles.insert(key, Vehicle { state, ..vehicle });
     }
-    events.extend(
-        seen.into_iter()
-            .map(|((workspace, shard), vehicles)| NewEvent {
-                shard,
-                workspace,
-                fact: Fact::VehiclesSeen(VehiclesSeen { vehicles }),
+    for ((workspace, shard), vehicles) in seen {
+        events.extend(vehicles.chunks(SEEN_TOGETHER).map(|vehicles| NewEvent {
+            shard,
+            workspace: workspace.clone(),
+            fact: Fact::VehiclesSeen(VehiclesSeen {
+                vehicles: vehicles.to_vec(),
             }),
-    );
+        }));
+    }
     (vehicles, events)
 }

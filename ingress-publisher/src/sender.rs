@@ -144,6 +144,7 @@ fn pack(partition: u32, pending: Vec<Pending>) -> (Message, Vec<Held>) {
             .as_deref()
             .cloned()
             .expect("no envelope is empty"),
+        partition,
         frames,
     };
     let mut all_headers = envelope.encode_headers();

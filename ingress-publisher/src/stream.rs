@@ -1,9 +1,9 @@
 //! One stream: a provider's websocket, read for as long as the connection is assigned to us.
 //!
-//! Each socket is a session of its own, in which frames are numbered from 1 without gaps. Every
-//! message is a frame, verbatim: the echo of the subscription and the provider's own messages too.
-//! If the socket ends, or is silent beyond a ping, the stream connects again with jittered backoff.
-//! While the window is full the socket is not read.
+//! Each socket is a session of its own, in which the frames of each partition are numbered from 1
+//! without gaps. Every message is a frame, verbatim: the echo of the subscription and the provider's
+//! own messages too. If the socket ends, or is silent beyond a ping, the stream connects again with
+//! jittered backoff. While the window is full the socket is not read.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -72,6 +72,8 @@ impl From<Failure> for End {
 struct Session {
     attributes: Arc<Attributes>,
     frames: u64,
+    /// The last number given in each partition.
+    numbers: Vec<u64>,
     first_frame: Option<Instant>,
 }
 
@@ -129,6 +131,7 @@ impl Stream {
                 owner: self.owner.clone(),
             }),
             frames: 0,
+            numbers: vec![0; self.window.partitions() as usize],
             first_frame: None,
         }
     }
@@ -180,21 +183,23 @@ impl Stream {
         };
         session.frames += 1;
         session.first_frame.get_or_insert_with(Instant::now);
-        let frame = Frame {
-            number: session.frames,
-            received_at: clock::now(),
-            kind,
-            // A copy: the message shares the whole read buffer, which would stay with it.
-            body: Bytes::copy_from_slice(body),
-        };
-        metrics::frame(self.dialect.name(), body.len());
-        self.status.received(frame.number, frame.received_at);
         let partition = partition(
             &self.assignment.workspace,
             self.assignment.connection,
             &self.dialect.device(body).unwrap_or_default(),
             self.window.partitions(),
         );
+        let number = &mut session.numbers[partition as usize];
+        *number += 1;
+        let frame = Frame {
+            number: *number,
+            received_at: clock::now(),
+            kind,
+            // A copy: the message shares the whole read buffer, which would stay with it.
+            body: Bytes::copy_from_slice(body),
+        };
+        metrics::frame(self.dialect.name(), body.len());
+        self.status.received(session.frames, frame.received_at);
         let attributes = Arc::clone(&session.attributes);
         let submitted = self
             .window

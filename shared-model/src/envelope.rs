@@ -32,6 +32,8 @@ pub const CONTENT_TYPE: &str = "application/vnd.headrace.frames";
 
 /// Frame numbers that every reader can store: PostgreSQL counts in signed 64 bits.
 const NUMBERS: RangeInclusive<u64> = 1..=(i64::MAX as u64 - 1);
+/// Partitions that every reader can store.
+const PARTITIONS: RangeInclusive<u32> = 0..=(i32::MAX as u32);
 /// Years of receipt that can be true, and that every reader can store.
 const YEARS: RangeInclusive<i32> = 2000..=9999;
 
@@ -52,11 +54,13 @@ pub struct Attributes {
     pub owner: String,
 }
 
-/// One or more frames of one session.
+/// One or more frames of one session and partition.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Envelope {
     /// What the frames have in common.
     pub attributes: Attributes,
+    /// The partition that the frames were numbered for, in which they travel.
+    pub partition: u32,
     /// The frames, at least one, in the order of their numbers.
     pub frames: Vec<Frame>,
 }
@@ -99,7 +103,10 @@ impl Envelope {
     pub fn message_id(&self) -> String {
         let first = self.frames.first().map_or(0, |frame| frame.number);
         let last = self.frames.last().map_or(0, |frame| frame.number);
-        format!("{}/{first}-{last}", self.attributes.session)
+        format!(
+            "{}/{}/{first}-{last}",
+            self.attributes.session, self.partition
+        )
     }
 
     /// The headers to send with [`Envelope::encode_body`].
@@ -112,6 +119,7 @@ impl Envelope {
             (headers::WORKSPACE, a.workspace.to_string()),
             (headers::CONNECTION, a.connection.to_string()),
             (headers::SESSION, a.session.to_string()),
+            (headers::PARTITION, self.partition.to_string()),
             (headers::EPOCH, a.epoch.to_string()),
             (headers::OWNER, a.owner.clone()),
             (headers::FRAMES, self.frames.len().to_string()),
@@ -149,6 +157,10 @@ impl Envelope {
     pub fn decode(headers: &BTreeMap<String, String>, body: &Bytes) -> Result<Self, EnvelopeError> {
         Ok(Self {
             attributes: decode_attributes(headers)?,
+            partition: parse(headers, headers::PARTITION, |text| {
+                let partition = text.parse().ok().filter(|n| PARTITIONS.contains(n));
+                partition.ok_or("expected a partition's number")
+            })?,
             frames: decode_frames(body)?,
         })
     }
@@ -276,6 +288,7 @@ mod tests {
     fn envelope() -> Envelope {
         Envelope {
             attributes: attributes(),
+            partition: 2,
             frames: vec![frame(7, b"{}"), frame(8, b"a\nb")],
         }
     }
@@ -290,7 +303,7 @@ mod tests {
         insta::assert_json_snapshot!(envelope.encode_headers());
         assert_eq!(
             envelope.message_id(),
-            "01890a5d-ac96-774b-bcce-b302099a8058/7-8"
+            "01890a5d-ac96-774b-bcce-b302099a8058/2/7-8"
         );
     }
 
@@ -366,7 +379,7 @@ mod tests {
         #[test]
         fn any_frames_survive(bodies in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..200), 1..20)) {
             let frames = (1..).zip(&bodies).map(|(number, body)| frame(number, body)).collect();
-            let envelope = Envelope { attributes: attributes(), frames };
+            let envelope = Envelope { attributes: attributes(), partition: 2, frames };
             let decoded = Envelope::decode(&envelope.encode_headers(), &envelope.encode_body());
             prop_assert_eq!(decoded.unwrap(), envelope);
         }

@@ -32,7 +32,7 @@ impl FrameKind {
 /// One raw message, with its place in its session and the time it was received.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Frame {
-    /// Position within the session, from 1, without gaps at the source.
+    /// Position among the session's frames of its partition, from 1, without gaps at the source.
     pub number: u64,
     /// When the publisher read it from the socket (UTC, microseconds).
     pub received_at: DateTime<Utc>,

@@ -10,6 +10,8 @@ pub const WORKSPACE: &str = "headrace-workspace";
 pub const CONNECTION: &str = "headrace-connection";
 /// The session's id.
 pub const SESSION: &str = "headrace-session";
+/// The partition that the frames were numbered for.
+pub const PARTITION: &str = "headrace-partition";
 /// The owner epoch under which the frames were read.
 pub const EPOCH: &str = "headrace-epoch";
 /// The publisher instance that read the frames.

@@ -135,7 +135,8 @@ uuid_id!(
 );
 
 uuid_id!(
-    /// One life of a stream's websocket, from connect to close. Frames are numbered within it.
+    /// One life of a stream's websocket, from connect to close. Frames are numbered within it, for each
+    /// partition from 1.
     SessionId
 );
 

@@ -19,6 +19,10 @@ pub const EVENTS_EXCHANGE: &str = "events";
 /// far above what restarts of a healthy consumer reach and still ends a crash loop.
 pub const DELIVERY_LIMIT: i64 = 100;
 
+/// How often an event may come back to its subscriber's queue: as good as always. A broker that
+/// gives up (RabbitMQ 4 does after 20 returns, unless told otherwise) would drop it.
+pub const EVENT_DELIVERY_LIMIT: i64 = 1_000_000;
+
 /// The subscribers of the event bus, each with a queue of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Subscriber {
@@ -167,7 +171,10 @@ pub fn events() -> Topology {
             .into_iter()
             .map(|subscriber| Queue {
                 name: subscriber.queue().to_owned(),
-                arguments: vec![("x-queue-type", Argument::Text("quorum"))],
+                arguments: vec![
+                    ("x-queue-type", Argument::Text("quorum")),
+                    ("x-delivery-limit", Argument::Integer(EVENT_DELIVERY_LIMIT)),
+                ],
                 exchange: EVENTS_EXCHANGE,
                 routing_key: "#".to_owned(),
             })

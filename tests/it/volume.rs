@@ -1,5 +1,7 @@
 //! Many frames, each twice: nothing is lost and nothing counts twice.
 
+use std::collections::BTreeMap;
+
 use headrace::services::Service;
 use serde_json::Value;
 use shared_model::Envelope;
@@ -8,16 +10,24 @@ use tests::frames::{drives, shuffled, vehicles};
 use tests::harness::{World, envelopes};
 use tests::model::{Fold, shown};
 
-/// Envelopes as a busy publisher makes them: neighbours of one partition together.
+/// Envelopes as a busy publisher makes them: several frames of one partition together.
 fn packed(envelopes: &[Envelope]) -> Vec<Envelope> {
-    envelopes
-        .chunks(10)
+    let mut of_partition = BTreeMap::<u32, Vec<&Envelope>>::new();
+    for envelope in envelopes {
+        of_partition
+            .entry(envelope.partition)
+            .or_default()
+            .push(envelope);
+    }
+    of_partition
+        .values()
+        .flat_map(|envelopes| envelopes.chunks(10))
         .map(|chunk| Envelope {
-            attributes: chunk[0].attributes.clone(),
             frames: chunk
                 .iter()
                 .flat_map(|envelope| envelope.frames.clone())
                 .collect(),
+            ..chunk[0].clone()
         })
         .collect()
 }
@@ -63,6 +73,11 @@ async fn twenty_thousand_frames_of_200_vehicles_delivered_twice_equal_the_fold()
         (&200.into(), &200.into()),
         "{health}"
     );
+
+    // Everything was seen, so each session's numbers are one range a partition.
+    let ranges = "SELECT max(array_length(ARRAY(SELECT unnest(seen)), 1)), sum(upper(seen) - 1)::bigint FROM core.session";
+    let seen: (i32, i64) = sqlx::query_as(ranges).fetch_one(&world.pool).await.unwrap();
+    assert_eq!(seen, (1, 20_000));
 
     let log = EventLog::read(&world.pool).await;
     log.assert_dense();

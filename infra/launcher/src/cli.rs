@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
@@ -86,11 +87,11 @@ pub struct UpArguments {
     #[arg(long, value_name = "ADDRESS")]
     pub listen: Option<SocketAddr>,
     /// After what time without a message a vehicle is stale, such as 5m or 10s.
-    #[arg(long, value_name = "DURATION")]
-    pub stale_after: Option<String>,
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    pub stale_after: Option<Duration>,
     /// After what time without a message a vehicle is offline.
-    #[arg(long, value_name = "DURATION")]
-    pub offline_after: Option<String>,
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    pub offline_after: Option<Duration>,
 }
 
 fn rate(text: &str) -> Result<f64, String> {

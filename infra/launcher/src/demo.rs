@@ -46,6 +46,7 @@ pub fn simulator(data: &Path, vehicles: u16, rate: f64) -> anyhow::Result<Simula
 /// Connects the demo workspace to the simulator: keeps the connection of an earlier run if it still
 /// fits, and replaces it if not.
 pub async fn connect(
+    client: &Client,
     api: &str,
     data: &Path,
     simulator: &Simulator,
@@ -63,10 +64,9 @@ pub async fn connect(
         credential: Some(format!("file:{}", key.display())),
         settings: json!({ "vehicles": subscription }),
     };
-    let client = Client::new();
     let url = format!("{api}/v1/workspaces/{WORKSPACE}/connections");
     let listed: Listed = client
-        .get(&url)
+        .get(format!("{url}?limit=1000"))
         .send()
         .await?
         .error_for_status()?

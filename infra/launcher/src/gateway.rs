@@ -11,8 +11,9 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
+use axum::extract::rejection::BytesRejection;
 use axum::extract::{DefaultBodyLimit, State};
-use axum::http::{HeaderMap, HeaderName, Method, StatusCode, Uri, header};
+use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
 use axum::response::Response;
 use axum::routing::any;
 use reqwest::{Client, Url};
@@ -88,6 +89,7 @@ struct Upstream {
 /// Starts the gateway; returns where it listens.
 pub async fn start(context: Context, config: GatewayConfig) -> anyhow::Result<SocketAddr> {
     let client = Client::builder()
+        .no_proxy()
         .redirect(reqwest::redirect::Policy::none())
         .connect_timeout(Duration::from_secs(2))
         .timeout(PATIENCE)
@@ -139,8 +141,11 @@ async fn pass(
     uri: Uri,
     method: Method,
     headers: HeaderMap,
-    body: Bytes,
+    body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, Problem> {
+    let body = body.map_err(|rejection| {
+        Problem::new(rejection.status(), "invalid-body", rejection.body_text())
+    })?;
     let path = uri.path_and_query().map_or("/", |path| path.as_str());
     let request = upstream
         .client
@@ -170,19 +175,29 @@ async fn pass(
 
 /// The headers that concern more than one hop (RFC 9110, section 7.6.1).
 fn end_to_end(mut headers: HeaderMap) -> HeaderMap {
-    const HOP: [HeaderName; 7] = [
-        header::CONNECTION,
-        header::HOST,
-        header::PROXY_AUTHENTICATE,
-        header::PROXY_AUTHORIZATION,
-        header::TE,
-        header::TRANSFER_ENCODING,
-        header::UPGRADE,
+    const HOP: [&str; 10] = [
+        "connection",
+        "content-length",
+        "host",
+        "keep-alive",
+        "proxy-authenticate",
+        "proxy-authorization",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
     ];
-    for name in HOP {
+    let named = headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok());
+    let named: Vec<_> = named
+        .flat_map(|value| value.split(','))
+        .map(|name| name.trim().to_owned())
+        .collect();
+    for name in named.iter().map(String::as_str).chain(HOP) {
         headers.remove(name);
     }
-    headers.remove(header::CONTENT_LENGTH);
     headers
 }
 

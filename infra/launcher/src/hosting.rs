@@ -19,7 +19,7 @@ use crate::env_file::EnvFile;
 use crate::services::{Service, Setting};
 
 /// How long a process may take to stop: what a service takes at most, and some.
-const STOP_LIMIT: Duration = Duration::from_secs(35);
+const STOP_LIMIT: Duration = Duration::from_secs(45);
 /// A process that ran this long starts over with the shortest wait.
 const SETTLED: Duration = Duration::from_mins(1);
 

@@ -13,6 +13,8 @@ pub struct Screen {
     pub management: (String, String, String),
     /// Pages of metrics.
     pub metrics: Vec<(&'static str, String)>,
+    /// Where the publisher tells how each stream is doing.
+    pub streams: String,
     /// The simulated provider's address.
     pub simulator: Option<String>,
     /// The env file.
@@ -46,6 +48,7 @@ impl fmt::Display for Screen {
         for (service, url) in &self.metrics {
             writeln!(f, "  metrics         {url}  ({service})")?;
         }
+        writeln!(f, "  streams         {}", self.streams)?;
         if let Some(simulator) = &self.simulator {
             writeln!(f, "  simulator       {simulator}/control/stats")?;
         }

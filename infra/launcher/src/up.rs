@@ -29,7 +29,7 @@ use crate::services::{self, Service, Setting};
 const COUNT_EVERY: Duration = Duration::from_secs(5);
 const READY_LIMIT: Duration = Duration::from_mins(1);
 /// On one machine there is nothing to spare, so noise is published soon.
-const SWEEP_AFTER: &str = "5s";
+const SWEEP_AFTER: Duration = Duration::from_secs(5);
 /// Nor is there a reason to wait long for a new connection to be read.
 const HEARTBEAT: &str = "1s";
 const GATEWAY: SocketAddr =
@@ -258,7 +258,14 @@ async fn start(
     } else {
         let data = servers.private.data().path();
         let simulator = demo::simulator(data, arguments.vehicles, arguments.rate)?;
-        demo::connect(&gateway.1, data, &simulator, arguments.vehicles).await?;
+        demo::connect(
+            &local_client()?,
+            &gateway.1,
+            data,
+            &simulator,
+            arguments.vehicles,
+        )
+        .await?;
         Some(simulator)
     };
     Ok((gateway, simulator))
@@ -273,27 +280,42 @@ struct Settings {
 
 impl Settings {
     fn new(arguments: &UpArguments, servers: &Servers, database: &str) -> anyhow::Result<Self> {
+        // A vehicle whose noise waits for longer than it may be silent would look stale in between.
+        let sweep_after = arguments
+            .stale_after
+            .map_or(SWEEP_AFTER, |stale| (stale / 4).min(SWEEP_AFTER));
         let mut common = vec![
             (
                 "amqp.url".to_owned(),
                 servers.private.rabbitmq().amqp_url("/"),
             ),
             ("database.url".to_owned(), database.to_owned()),
-            ("acceptance.sweep_after".to_owned(), SWEEP_AFTER.to_owned()),
+            ("acceptance.sweep_after".to_owned(), written(sweep_after)),
             ("core.heartbeat".to_owned(), HEARTBEAT.to_owned()),
         ];
         for (key, value) in [
-            ("freshness.stale_after", &arguments.stale_after),
-            ("freshness.offline_after", &arguments.offline_after),
+            ("freshness.stale_after", arguments.stale_after),
+            ("freshness.offline_after", arguments.offline_after),
         ] {
-            common.extend(value.iter().map(|value| (key.to_owned(), value.clone())));
+            common.extend(value.map(|value| (key.to_owned(), written(value))));
         }
         let known: Vec<_> = Service::ALL.into_iter().flat_map(Service::keys).collect();
         let mut environment = Vec::new();
-        for (name, value) in std::env::vars().filter(|(name, _)| name.starts_with("HEADRACE_")) {
+        for (name, value) in std::env::vars_os() {
+            let Some(name) = name.to_str().filter(|name| name.starts_with("HEADRACE_")) else {
+                continue;
+            };
+            let Some(value) = value.to_str() else {
+                bail!("{name} is not UTF-8")
+            };
             match known.iter().find(|key| config::variable(key) == name) {
-                Some(key) => environment.push((key.clone(), value)),
-                None => bail!("{name} is set, but no service has such a setting; unset it"),
+                Some(key) if key == "http.listen" => {
+                    bail!("{name} is set, but the services cannot share an address; use --listen")
+                }
+                Some(key) => environment.push((key.clone(), value.to_owned())),
+                None => bail!(
+                    "{name} is set, but it is no setting of a service that runs on private servers; unset it"
+                ),
             }
         }
         Ok(Self {
@@ -313,6 +335,18 @@ impl Settings {
             .cloned()
             .collect()
     }
+}
+
+fn written(duration: Duration) -> String {
+    humantime::format_duration(duration).to_string()
+}
+
+/// A client for what runs on this machine, which no proxy can reach.
+fn local_client() -> reqwest::Result<Client> {
+    Client::builder()
+        .no_proxy()
+        .timeout(Duration::from_secs(5))
+        .build()
 }
 
 async fn start_gateway(
@@ -346,7 +380,7 @@ async fn start_gateway(
 }
 
 async fn wait_until_ready(hosted: &[Hosted]) -> anyhow::Result<()> {
-    let client = Client::builder().timeout(Duration::from_secs(5)).build()?;
+    let client = local_client()?;
     let deadline = Instant::now() + READY_LIMIT;
     for Hosted { service, http, .. } in hosted {
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_millis(500));
@@ -394,6 +428,7 @@ async fn show(servers: &Servers, system: &System, stop: &CancellationToken) -> a
             demo: system.simulator.as_ref().map(|_| demo::WORKSPACE),
             management: management.clone(),
             metrics: metrics.clone(),
+            streams: streams_url(&system.hosted),
             simulator: system.simulator.as_ref().map(Simulator::url),
             env_file: display(env_file.path()),
             logs: display(&servers.private.data().logs()),
@@ -422,6 +457,16 @@ fn display(path: &Path) -> String {
     path.display().to_string()
 }
 
+/// Where the publisher tells how each stream is doing.
+fn streams_url(hosted: &[Hosted]) -> String {
+    let publisher = hosted
+        .iter()
+        .find(|hosted| hosted.service == Service::IngressPublisher);
+    publisher
+        .map(|found| format!("http://{}/internal/v1/streams", found.http))
+        .unwrap_or_default()
+}
+
 /// Services in one process share one page.
 fn metrics_pages(hosted: &[Hosted]) -> Vec<(&'static str, String)> {
     let page = |hosted: &Hosted| format!("http://{}/metrics", hosted.http);
@@ -435,7 +480,7 @@ fn metrics_pages(hosted: &[Hosted]) -> Vec<(&'static str, String)> {
 }
 
 async fn count(sources: &Sources) -> anyhow::Result<()> {
-    let client = Client::builder().timeout(Duration::from_secs(5)).build()?;
+    let client = local_client()?;
     let mut ticks = tokio::time::interval(COUNT_EVERY);
     loop {
         ticks.tick().await;

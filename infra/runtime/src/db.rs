@@ -63,6 +63,10 @@ pub enum Disposition {
 #[must_use]
 pub fn disposition(error: &sqlx::Error) -> Disposition {
     match error {
+        // A row without a partition of the event log to go to breaks no constraint that has a name.
+        sqlx::Error::Database(error) if error.code().as_deref() == Some("23514") => {
+            if error.constraint().is_some() { Disposition::Poison } else { Disposition::Retry }
+        }
         sqlx::Error::Database(error) => sql_state_disposition(error.code()),
         sqlx::Error::Io(_)
         | sqlx::Error::Tls(_)

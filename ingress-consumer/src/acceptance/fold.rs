@@ -4,14 +4,15 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use chrono::{DateTime, Utc};
 use shared_model::event::{Fact, VehicleRegistered};
-use shared_model::{ConnectionId, Provider, SessionId};
+use shared_model::{ConnectionId, Provider};
 
+use super::Received;
 use super::reading::{Observation, ReadFrame};
 use crate::decide::{self, Offer, Policy, VehicleState, decide};
 use crate::interpret::{Control, Reason, Unreadable};
 use crate::store::event_log::NewEvent;
 use crate::store::parked::{Origin, ParkedFrame};
-use crate::store::session::SeenFrames;
+use crate::store::session::{Numbering, SeenFrames};
 use crate::store::vehicle::{Vehicle, VehicleKey};
 
 /// A batch and what the store knows about it.
@@ -19,7 +20,7 @@ pub struct Work<'a> {
     pub frames: &'a [ReadFrame],
     pub vehicles: &'a BTreeMap<VehicleKey, Vehicle>,
     /// Frames that have had their effect in an earlier batch.
-    pub repeated: &'a HashSet<(SessionId, u64)>,
+    pub repeated: &'a HashSet<(Numbering, u64)>,
 }
 
 /// What a batch does.
@@ -40,8 +41,6 @@ pub struct Tally {
     pub frames: BTreeMap<(Provider, &'static str), u64>,
     /// Parked frames by provider and reason.
     pub parked: BTreeMap<(Provider, &'static str), u64>,
-    /// How many of the parked frames had been parked before.
-    pub parked_before: u64,
     /// Events by type.
     pub events: BTreeMap<&'static str, u64>,
 }
@@ -53,7 +52,6 @@ impl Tally {
         merge(&mut self.frames, other.frames);
         merge(&mut self.parked, other.parked);
         merge(&mut self.events, other.events);
-        self.parked_before += other.parked_before;
     }
 }
 
@@ -63,13 +61,20 @@ fn merge<K: Ord>(into: &mut BTreeMap<K, u64>, from: BTreeMap<K, u64>) {
     }
 }
 
-/// The frame numbers of a batch, by session.
-pub fn seen_frames(frames: &[ReadFrame]) -> BTreeMap<SessionId, SeenFrames> {
-    let mut sessions = BTreeMap::<SessionId, SeenFrames>::new();
+fn numbering(received: &Received) -> Numbering {
+    Numbering {
+        session: received.attributes.session,
+        partition: received.partition,
+    }
+}
+
+/// The frame numbers of a batch, by session and partition.
+pub fn seen_frames(frames: &[ReadFrame]) -> BTreeMap<Numbering, SeenFrames> {
+    let mut sessions = BTreeMap::<Numbering, SeenFrames>::new();
     for ReadFrame { received, .. } in frames {
         let at = received.frame.received_at;
         let seen = sessions
-            .entry(received.attributes.session)
+            .entry(numbering(received))
             .or_insert_with(|| SeenFrames {
                 workspace: received.attributes.workspace.clone(),
                 connection: received.attributes.connection,
@@ -99,10 +104,7 @@ impl Work<'_> {
         let mut by_vehicle = BTreeMap::<&VehicleKey, Offers<'_>>::new();
         let mut in_batch = HashSet::new();
         for frame in self.frames {
-            let id = (
-                frame.received.attributes.session,
-                frame.received.frame.number,
-            );
+            let id = (numbering(&frame.received), frame.received.frame.number);
             let repeated = self.repeated.contains(&id) || !in_batch.insert(id);
             match self.readable(frame) {
                 Err(unreadable) => effect.park(frame, unreadable),
@@ -154,6 +156,22 @@ impl Work<'_> {
 }
 
 impl Effect {
+    /// What became of the batch, given the identities of the frames that were not parked before.
+    pub fn tally(mut self, parked: &[String]) -> Tally {
+        let parked: BTreeSet<_> = parked.iter().collect();
+        for frame in self
+            .parked
+            .iter()
+            .filter(|frame| parked.contains(&frame.identity))
+        {
+            if let Some(origin) = &frame.origin {
+                let key = (origin.provider.clone(), frame.reason);
+                *self.tally.parked.entry(key).or_default() += 1;
+            }
+        }
+        self.tally
+    }
+
     fn count_frame(&mut self, frame: &ReadFrame) {
         let Ok(contents) = &frame.outcome else { return };
         let provider = &frame.received.attributes.provider;
@@ -190,13 +208,11 @@ impl Effect {
             .frames
             .entry((attributes.provider.clone(), "parked"))
             .or_default() += 1;
-        *self
-            .tally
-            .parked
-            .entry((attributes.provider.clone(), reason))
-            .or_default() += 1;
         self.parked.push(ParkedFrame {
-            identity: format!("{}/{}", attributes.session, raw.number),
+            identity: format!(
+                "{}/{}/{}",
+                attributes.session, frame.received.partition, raw.number
+            ),
             origin: Some(Origin {
                 workspace: attributes.workspace.clone(),
                 connection: attributes.connection,

@@ -13,6 +13,7 @@ mod reading;
 mod registry;
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use futures_util::future::{BoxFuture, FutureExt};
 use runtime::db::{self, Disposition};
@@ -39,7 +40,9 @@ const CONFLICT_LIMIT: usize = 20;
 #[derive(Debug, Clone)]
 pub struct Received {
     /// The envelope's attributes.
-    pub attributes: std::sync::Arc<Attributes>,
+    pub attributes: Arc<Attributes>,
+    /// The partition that the frame was numbered for.
+    pub partition: u32,
     /// The frame.
     pub frame: Frame,
 }
@@ -68,16 +71,16 @@ impl Acceptance {
         }
     }
 
-    /// Gives every frame of `partition` its effect. On an error, none or some have had it, and all
+    /// Gives every frame its effect. On an error, none or some have had it, and all
     /// may be offered again.
-    pub async fn accept(&self, partition: u32, frames: &[Received]) -> Result<(), StoreError> {
+    pub async fn accept(&self, frames: &[Received]) -> Result<(), StoreError> {
         let read = Reader {
             registry: &self.registry,
             shards: self.shards,
         }
         .read(frames)
         .await?;
-        let tally = self.commit_or_halve(partition, &read).await?;
+        let tally = self.commit_or_halve(&read).await?;
         metrics::accepted(&tally);
         Ok(())
     }
@@ -91,26 +94,23 @@ impl Acceptance {
             Ok::<_, StoreError>((tx, parked))
         })
         .await?;
-        metrics::parked("unknown", reason, parked);
+        metrics::parked("unknown", reason, parked.len() as u64);
         Ok(())
     }
 
     fn commit_or_halve<'a>(
         &'a self,
-        partition: u32,
         frames: &'a [ReadFrame],
     ) -> BoxFuture<'a, Result<Tally, StoreError>> {
         async move {
-            match self.commit(partition, frames).await {
-                Err(StoreError::Database(error))
-                    if db::disposition(&error) == Disposition::Poison =>
-                {
+            match self.commit(frames).await {
+                Err(error) if is_poison(&error) => {
                     let (left, right) = frames.split_at(frames.len() / 2);
                     if left.is_empty() {
-                        return self.park_poison(partition, right, &error).await;
+                        return self.park_poison(right, &error).await;
                     }
-                    let mut tally = self.commit_or_halve(partition, left).await?;
-                    tally.merge(self.commit_or_halve(partition, right).await?);
+                    let mut tally = self.commit_or_halve(left).await?;
+                    tally.merge(self.commit_or_halve(right).await?);
                     Ok(tally)
                 }
                 other => other,
@@ -121,9 +121,8 @@ impl Acceptance {
 
     async fn park_poison(
         &self,
-        partition: u32,
         frames: &[ReadFrame],
-        error: &sqlx::Error,
+        error: &StoreError,
     ) -> Result<Tally, StoreError> {
         tracing::error!(
             error = %runtime::telemetry::chain(error),
@@ -136,13 +135,13 @@ impl Acceptance {
                 ..frame.clone()
             })
             .collect();
-        self.commit(partition, &refused).await
+        self.commit(&refused).await
     }
 
-    async fn commit(&self, partition: u32, frames: &[ReadFrame]) -> Result<Tally, StoreError> {
+    async fn commit(&self, frames: &[ReadFrame]) -> Result<Tally, StoreError> {
         for _ in 0..CONFLICT_LIMIT {
             let committed = db::in_tx(&self.pool, "accept_batch", |tx| {
-                self.commit_once(tx, partition, frames)
+                self.commit_once(tx, frames)
             });
             match committed.await {
                 Err(StoreError::Conflict) => metrics::conflict(),
@@ -155,14 +154,13 @@ impl Acceptance {
     async fn commit_once(
         &self,
         mut tx: sqlx::Transaction<'static, sqlx::Postgres>,
-        partition: u32,
         frames: &[ReadFrame],
     ) -> Result<(sqlx::Transaction<'static, sqlx::Postgres>, Tally), StoreError> {
         let keys: BTreeSet<_> = frames.iter().flat_map(ReadFrame::vehicles).collect();
         let keys: Vec<_> = keys.into_iter().collect();
         let vehicles = vehicle::load(&mut tx, &keys).await?;
         let numbers = fold::seen_frames(frames);
-        let repeated = session::seen(&mut tx, partition, &numbers).await?;
+        let repeated = session::seen(&mut tx, &numbers).await?;
 
         let now = runtime::clock::now();
         let work = Work {
@@ -174,12 +172,20 @@ impl Acceptance {
 
         vehicle::upsert(&mut tx, &effect.vehicles).await?;
         let parked = parked::insert(&mut tx, &effect.parked).await?;
-        session::add(&mut tx, partition, &numbers).await?;
+        session::add(&mut tx, &numbers).await?;
         let traceparent = runtime::telemetry::traceparent();
         event_log::append(&mut tx, &effect.events, traceparent.as_deref()).await?;
 
-        let mut tally = effect.tally;
-        tally.parked_before = effect.parked.len() as u64 - parked;
-        Ok((tx, tally))
+        Ok((tx, effect.tally(&parked)))
+    }
+}
+
+/// Whether the content is at fault: it will fail again, now or later.
+fn is_poison(error: &StoreError) -> bool {
+    match error {
+        StoreError::Database(error) => db::disposition(error) == Disposition::Poison,
+        // What stands in the way is a row that one of the frames' vehicles has.
+        StoreError::Inconsistent { .. } => true,
+        StoreError::Conflict => false,
     }
 }

@@ -95,7 +95,11 @@ impl Reader<'_> {
             );
             return Err(Unreadable::new(Reason::ConnectionMismatch, detail));
         }
-        let items = match known.interpreter.interpret(&received.frame.body)? {
+        let interpreter = known
+            .interpreter
+            .as_ref()
+            .map_err(|error| Unreadable::new(Reason::UnusableConnection, error.to_string()))?;
+        let items = match interpreter.interpret(&received.frame.body)? {
             Interpretation::Report(items) => items,
             Interpretation::Control(control) => {
                 if control == Control::ProviderError {
@@ -123,7 +127,7 @@ impl Reader<'_> {
                         &observed.device,
                         self.shards,
                     ),
-                    registers: known.interpreter.registers_unknown(),
+                    registers: interpreter.registers_unknown(),
                     key: VehicleKey {
                         workspace: attributes.workspace.clone(),
                         vehicle: observed.vehicle,

@@ -119,6 +119,12 @@ fn check(workspace: WorkspaceId, new: NewConnection) -> Result<(Connection, Inte
             without_user_info(&new.endpoint)
         ));
     }
+    if holds_credential(&new.endpoint) {
+        problems.push(
+            "endpoint holds a credential in its query; write it as credential env:NAME or file:PATH"
+                .to_owned(),
+        );
+    }
     if let Some(credential) = &new.credential
         && !["env:", "file:"].iter().any(|kind| {
             credential
@@ -161,7 +167,24 @@ fn check(workspace: WorkspaceId, new: NewConnection) -> Result<(Connection, Inte
     }
 }
 
+/// Whether the query names something that is a credential; ViriCiti takes its key that way too.
+fn holds_credential(url: &str) -> bool {
+    let query = url
+        .split_once('?')
+        .map_or("", |(_, query)| query)
+        .to_lowercase();
+    query
+        .split('&')
+        .filter_map(|part| part.split('=').next())
+        .any(|name| {
+            ["key", "token", "secret", "password"]
+                .iter()
+                .any(|word| name.contains(word))
+        })
+}
+
 fn without_user_info(url: &str) -> String {
+    let url = url.split('?').next().unwrap_or_default();
     match (url.split_once("://"), url.rsplit_once('@')) {
         (Some((scheme, _)), Some((_, host))) => format!("{scheme}://***@{host}"),
         _ => url.to_owned(),
@@ -263,9 +286,13 @@ pub async fn list(
         return Err(Problem::bad_request("invalid-limit", detail));
     }
     let mut pg = control.pool.acquire().await?;
-    let found = connection::list(&mut pg, &workspace(&name)?, page.after, limit).await?;
-    let is_full = found.len() as u64 == limit.unsigned_abs();
-    let next = found.last().filter(|_| is_full).map(|last| last.id);
+    // One more than the page holds tells whether there is a next one.
+    let mut found = connection::list(&mut pg, &workspace(&name)?, page.after, limit + 1).await?;
+    let has_more = found.len() as u64 > limit.unsigned_abs();
+    if has_more {
+        found.pop();
+    }
+    let next = found.last().filter(|_| has_more).map(|last| last.id);
     Ok(axum::Json(Listed {
         items: found.into_iter().map(Into::into).collect(),
         next,
@@ -315,6 +342,19 @@ mod tests {
             "credential": "env:KEY", "settings": {"vehicles": {"bus-1": ["soc"]}},
         }));
         assert_eq!(taken.unwrap().1.known_devices().len(), 1);
+    }
+
+    #[test]
+    fn a_key_in_the_endpoint_is_refused() {
+        let detail = check_json(json!({
+            "provider": "viriciti", "kind": "stream", "endpoint": "wss://host/live?apiKey=hunter2",
+            "settings": {"vehicles": {"bus-1": ["soc"]}},
+        }))
+        .unwrap_err();
+        assert!(
+            detail.contains("env:NAME") && !detail.contains("hunter2"),
+            "{detail}"
+        );
     }
 
     #[test]

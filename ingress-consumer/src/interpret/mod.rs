@@ -89,6 +89,8 @@ pub enum Reason {
     UnknownConnection,
     /// The envelope's workspace or provider is not the connection's.
     ConnectionMismatch,
+    /// The connection's settings are not what this version reads.
+    UnusableConnection,
     /// The frame is not in the provider's syntax.
     InvalidSyntax,
     /// The frame is none of the provider's known messages.
@@ -114,6 +116,7 @@ impl Reason {
             Self::UnsupportedVersion => "unsupported_version",
             Self::UnknownConnection => "unknown_connection",
             Self::ConnectionMismatch => "connection_mismatch",
+            Self::UnusableConnection => "unusable_connection",
             Self::InvalidSyntax => "invalid_syntax",
             Self::UnknownShape => "unknown_shape",
             Self::InvalidVehicle => "invalid_vehicle",

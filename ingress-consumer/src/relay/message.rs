@@ -11,14 +11,28 @@ use shared_model::{CloudEvent, EventType, headers};
 /// An event with its offset and type.
 type Logged = (u64, EventType, CloudEvent);
 
+/// The bound of a message's body, unless a single event is larger.
+const MOST_BYTES: usize = 256 * 1024;
+
 /// Messages that carry `events` in their order: neighbours of one type share a message, up to
-/// `most` of them.
+/// `most` of them and [`MOST_BYTES`].
 pub fn pack(events: &[Logged], most: usize) -> Result<Vec<Message>, serde_json::Error> {
-    events
-        .chunk_by(|(_, a, _), (_, b, _)| a == b)
-        .flat_map(|of_one_type| of_one_type.chunks(most.max(1)))
-        .map(message)
-        .collect()
+    let mut messages = Vec::new();
+    let mut start = 0;
+    let mut bytes = 0;
+    for (end, (_, kind, event)) in events.iter().enumerate() {
+        let size = serde_json::to_vec(event)?.len();
+        let is_full = end - start >= most || bytes + size > MOST_BYTES;
+        if end > start && (is_full || *kind != events[start].1) {
+            messages.push(message(&events[start..end])?);
+            (start, bytes) = (end, 0);
+        }
+        bytes += size;
+    }
+    if start < events.len() {
+        messages.push(message(&events[start..])?);
+    }
+    Ok(messages)
 }
 
 fn message(events: &[Logged]) -> Result<Message, serde_json::Error> {
@@ -66,6 +80,29 @@ mod tests {
             kind,
             CloudEvent::new(&at, kind, workspace, None, None, json!({})),
         )
+    }
+
+    #[test]
+    fn messages_are_bounded_in_bytes_but_for_a_single_large_event() {
+        let large = |offset, size: usize| {
+            let mut logged = logged(offset, EventType::VehiclesSeen);
+            logged.2.data = json!("x".repeat(size));
+            logged
+        };
+        let events = [
+            large(1, 200_000),
+            large(2, 40_000),
+            large(3, 40_000),
+            large(4, 900_000),
+            large(5, 1),
+        ];
+        let messages = pack(&events, 100).unwrap();
+        let ids: Vec<_> = messages
+            .iter()
+            .map(|message| message.message_id.as_str())
+            .collect();
+        assert_eq!(ids, ["2:1-2", "2:3-3", "2:4-4", "2:5-5"]);
+        assert!(pack(&[], 100).unwrap().is_empty());
     }
 
     #[test]

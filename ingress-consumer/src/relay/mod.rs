@@ -20,6 +20,7 @@ use shared_model::topology;
 use sqlx::PgPool;
 use sqlx::postgres::PgListener;
 use tokio::sync::Notify;
+use tokio::time::MissedTickBehavior;
 
 use crate::Started;
 use crate::config::{RelayConfig, RelaySettings};
@@ -63,6 +64,8 @@ async fn run(
         };
         context.spawn("relay shard", shard.run());
     }
+    let measuring = measure(context.clone(), pool.clone(), settings.poll_every);
+    context.spawn("relay lag", measuring);
     listen(&context, &pool, &wakers).await
 }
 
@@ -84,6 +87,35 @@ async fn wait_for_shards(context: &Context, pool: &PgPool) -> anyhow::Result<Vec
         }
         backoff.wait(context.stopping()).await?;
     }
+}
+
+/// Says how far each shard is behind, whatever its relay is doing.
+async fn measure(context: Context, pool: PgPool, every: Duration) -> anyhow::Result<()> {
+    let mut ticks = tokio::time::interval(every.max(Duration::from_secs(1)));
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    while context
+        .stopping()
+        .run_until_cancelled(ticks.tick())
+        .await
+        .is_some()
+    {
+        let checkpoints = async { relay::checkpoints(&mut *pool.acquire().await?).await };
+        match checkpoints.await {
+            Ok(checkpoints) => {
+                for Checkpoint {
+                    shard,
+                    relayed,
+                    head,
+                } in checkpoints
+                {
+                    metrics::relay_lag(shard, head.saturating_sub(relayed));
+                }
+            }
+            // The shards say so themselves.
+            Err(error) => tracing::debug!(%error, "the lag is not known"),
+        }
+    }
+    Ok(())
 }
 
 /// Wakes the shards at each notification. A lost listener costs only the time to the next poll.
@@ -168,11 +200,9 @@ impl Shard {
             event_log::read(&mut pg, shard, self.checkpoint.relayed, limit).await?
         };
         let Some((last, _, _)) = events.last() else {
-            metrics::relay_lag(shard, 0);
             return Ok(0);
         };
         let (count, last) = (events.len(), *last);
-        metrics::relay_lag(shard, count as u64);
         let messages = message::pack(&events, self.settings.message_events)?;
         // Asked to stop, the batch in hand is still finished.
         let letting_go = self.context.letting_go();

@@ -129,7 +129,7 @@ impl PartitionConsumer {
         if frames.is_empty() {
             return Ok(());
         }
-        self.acceptance.accept(self.partition, frames).await
+        self.acceptance.accept(frames).await
     }
 }
 
@@ -150,6 +150,7 @@ fn decode(deliveries: &[Delivery]) -> (Vec<Received>, Vec<ParkedFrame>) {
                 let attributes = Arc::new(envelope.attributes);
                 frames.extend(envelope.frames.into_iter().map(|frame| Received {
                     attributes: Arc::clone(&attributes),
+                    partition: envelope.partition,
                     frame,
                 }));
             }

@@ -36,10 +36,13 @@ pub struct Origin {
     pub received_at: DateTime<Utc>,
 }
 
-/// Parks `frames`; returns how many were not parked before.
-pub async fn insert(pg: &mut PgConnection, frames: &[ParkedFrame]) -> Result<u64, sqlx::Error> {
+/// Parks `frames`; returns the identities of those that were not parked before.
+pub async fn insert(
+    pg: &mut PgConnection,
+    frames: &[ParkedFrame],
+) -> Result<Vec<String>, sqlx::Error> {
     if frames.is_empty() {
-        return Ok(0);
+        return Ok(Vec::new());
     }
     let origin = |of: fn(&Origin) -> String| -> Vec<Option<String>> {
         frames
@@ -67,7 +70,7 @@ pub async fn insert(pg: &mut PgConnection, frames: &[ParkedFrame]) -> Result<u64
         .map(|frame| frame.detail.replace('\0', "\u{fffd}"))
         .collect();
     let bodies: Vec<_> = frames.iter().map(|frame| frame.body.clone()).collect();
-    let done = sqlx::query!(
+    sqlx::query_scalar!(
         "INSERT INTO core.parked_frame
              (identity, workspace, connection, provider, session, frame_number, received_at,
               reason, detail, body)
@@ -79,7 +82,8 @@ pub async fn insert(pg: &mut PgConnection, frames: &[ParkedFrame]) -> Result<u64
               AS new (identity, workspace, connection, provider, session, frame_number,
                       received_at, reason, detail, body)
          ORDER BY new.identity
-         ON CONFLICT (identity) DO NOTHING",
+         ON CONFLICT (identity) DO NOTHING
+         RETURNING identity",
         &identities,
         &workspaces as &[Option<String>],
         &connections as &[Option<String>],
@@ -91,7 +95,6 @@ pub async fn insert(pg: &mut PgConnection, frames: &[ParkedFrame]) -> Result<u64
         &details,
         &bodies,
     )
-    .execute(pg)
-    .await?;
-    Ok(done.rows_affected())
+    .fetch_all(pg)
+    .await
 }

@@ -7,9 +7,19 @@ use chrono::{DateTime, Utc};
 use shared_model::{ConnectionId, SessionId, WorkspaceId};
 use sqlx::PgConnection;
 
-use super::{StoreError, unsigned};
+use super::{StoreError, small, unsigned};
 
-/// Frames of one session that one commit covers.
+/// What numbers are counted in: a session's frames of one partition. Each is dense at its source, so
+/// what was seen of it is one range unless something is missing or still under way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Numbering {
+    /// The session.
+    pub session: SessionId,
+    /// The partition.
+    pub partition: u32,
+}
+
+/// Frames of one numbering that one commit covers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SeenFrames {
     /// The session's workspace.
@@ -24,45 +34,51 @@ pub struct SeenFrames {
     pub last_at: DateTime<Utc>,
 }
 
-/// Which of `frames` have had their effect in an earlier commit of this partition.
+/// Which of `frames` have had their effect in an earlier commit.
 pub async fn seen(
     pg: &mut PgConnection,
-    partition: u32,
-    frames: &BTreeMap<SessionId, SeenFrames>,
-) -> Result<HashSet<(SessionId, u64)>, StoreError> {
+    frames: &BTreeMap<Numbering, SeenFrames>,
+) -> Result<HashSet<(Numbering, u64)>, StoreError> {
     let mut sessions = Vec::new();
+    let mut partitions = Vec::new();
     let mut numbers = Vec::new();
-    for (session, seen) in frames {
+    for (of, seen) in frames {
         for number in &seen.numbers {
-            sessions.push(session.0);
+            sessions.push(of.session.0);
+            partitions.push(of.partition as i32);
             numbers.push(*number as i64);
         }
     }
     let rows = sqlx::query!(
-        r#"SELECT frame.session AS "session!", frame.number AS "number!"
-         FROM UNNEST($1::uuid[], $2::bigint[]) AS frame (session, number)
+        r#"SELECT frame.session AS "session!", frame.partition AS "partition!",
+                  frame.number AS "number!"
+         FROM UNNEST($1::uuid[], $2::int[], $3::bigint[]) AS frame (session, partition, number)
          JOIN core.session ON core.session.session = frame.session
-                          AND core.session.partition = $3
+                          AND core.session.partition = frame.partition
                           AND core.session.seen @> frame.number"#,
         &sessions,
+        &partitions,
         &numbers,
-        partition as i32,
     )
     .fetch_all(pg)
     .await?;
-    Ok(rows
-        .into_iter()
-        .map(|row| (SessionId(row.session), unsigned(row.number)))
-        .collect())
+    let seen = rows.into_iter().map(|row| {
+        let of = Numbering {
+            session: SessionId(row.session),
+            partition: small(row.partition),
+        };
+        (of, unsigned(row.number))
+    });
+    Ok(seen.collect())
 }
 
 /// Adds `frames` to what was seen.
 pub async fn add(
     pg: &mut PgConnection,
-    partition: u32,
-    frames: &BTreeMap<SessionId, SeenFrames>,
+    frames: &BTreeMap<Numbering, SeenFrames>,
 ) -> Result<(), StoreError> {
-    let sessions: Vec<_> = frames.keys().map(|session| session.0).collect();
+    let sessions: Vec<_> = frames.keys().map(|of| of.session.0).collect();
+    let partitions: Vec<_> = frames.keys().map(|of| of.partition as i32).collect();
     let workspaces: Vec<_> = frames
         .values()
         .map(|seen| seen.workspace.to_string())
@@ -74,18 +90,18 @@ pub async fn add(
     sqlx::query!(
         "INSERT INTO core.session
              (session, partition, workspace, connection, seen, first_at, last_at)
-         SELECT new.session, $1, new.workspace, new.connection, new.seen::int8multirange,
-                new.first_at, new.last_at
-         FROM UNNEST($2::uuid[], $3::text[], $4::uuid[], $5::text[], $6::timestamptz[],
+         SELECT new.session, new.partition, new.workspace, new.connection,
+                new.seen::int8multirange, new.first_at, new.last_at
+         FROM UNNEST($1::uuid[], $2::int[], $3::text[], $4::uuid[], $5::text[], $6::timestamptz[],
                      $7::timestamptz[])
-              AS new (session, workspace, connection, seen, first_at, last_at)
-         ORDER BY new.session
+              AS new (session, partition, workspace, connection, seen, first_at, last_at)
+         ORDER BY new.session, new.partition
          ON CONFLICT (session, partition) DO UPDATE
          SET seen = core.session.seen + EXCLUDED.seen,
              first_at = LEAST(core.session.first_at, EXCLUDED.first_at),
              last_at = GREATEST(core.session.last_at, EXCLUDED.last_at)",
-        partition as i32,
         &sessions,
+        &partitions,
         &workspaces,
         &connections,
         &numbers,

@@ -22,6 +22,8 @@ use super::{Servers, eventually, servers};
 
 /// How long anything may take that should happen soon, on a machine that is busy.
 const SOON: Duration = Duration::from_mins(1);
+/// The partitions of a new installation.
+const PARTITIONS: u32 = 4;
 static WORLDS: AtomicU32 = AtomicU32::new(0);
 
 /// How a world differs from the usual one.
@@ -323,19 +325,8 @@ impl World {
     /// If the broker does not take them.
     pub async fn publish(&self, envelopes: &[Envelope]) {
         for envelope in envelopes {
-            let device = envelope
-                .frames
-                .first()
-                .map(|frame| device(&frame.body))
-                .unwrap_or_default();
-            let a = &envelope.attributes;
-            let partition = partition::partition(&a.workspace, a.connection, &device, 4);
-            self.send_raw(
-                partition,
-                envelope.encode_headers(),
-                envelope.encode_body().to_vec(),
-            )
-            .await;
+            let (headers, body) = (envelope.encode_headers(), envelope.encode_body().to_vec());
+            self.send_raw(envelope.partition, headers, body).await;
         }
     }
 
@@ -457,7 +448,7 @@ pub fn provider() -> ScriptedProvider {
     ScriptedProvider::start(ScriptedConfig::default()).expect("the provider starts")
 }
 
-/// Envelopes of one session with a frame each, numbered from 1 and received now.
+/// Envelopes of one session with a frame each, numbered as a publisher does and received now.
 ///
 /// # Panics
 /// If `workspace` is no workspace.
@@ -472,20 +463,28 @@ pub fn envelopes(workspace: &str, connection: ConnectionId, bodies: &[String]) -
         owner: "tests".to_owned(),
     };
     let received_at = runtime::clock::now();
-    let frame = |(number, body): (u64, &String)| Envelope {
-        attributes: attributes.clone(),
-        frames: vec![Frame {
-            number,
-            received_at,
-            kind: FrameKind::Text,
-            body: bytes::Bytes::from(body.clone()),
-        }],
+    let mut numbers = [0; PARTITIONS as usize];
+    let envelope = |body: &String| {
+        let (workspace, device) = (&attributes.workspace, device(body));
+        let partition = partition::partition(workspace, connection, &device, PARTITIONS);
+        let number = &mut numbers[partition as usize];
+        *number += 1;
+        Envelope {
+            attributes: attributes.clone(),
+            partition,
+            frames: vec![Frame {
+                number: *number,
+                received_at,
+                kind: FrameKind::Text,
+                body: bytes::Bytes::from(body.clone()),
+            }],
+        }
     };
-    (1..).zip(bodies).map(frame).collect()
+    bodies.iter().map(envelope).collect()
 }
 
-fn device(body: &[u8]) -> String {
-    let datum: Value = serde_json::from_slice(body).unwrap_or_default();
+fn device(body: &str) -> String {
+    let datum: Value = serde_json::from_str(body).unwrap_or_default();
     datum["payload"]["vid"]
         .as_str()
         .unwrap_or_default()

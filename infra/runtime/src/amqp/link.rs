@@ -135,6 +135,7 @@ struct Supervisor {
 
 impl Supervisor {
     async fn run(self) -> anyhow::Result<()> {
+        metrics::connected(self.link.service, false);
         let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
         loop {
             let connecting = tokio::time::timeout(CONNECT_LIMIT, self.connect());
@@ -145,6 +146,7 @@ impl Supervisor {
                     if self.serve(session).await.is_err() {
                         return Ok(());
                     }
+                    metrics::lost(self.link.service);
                     "the connection was lost".to_owned()
                 }
                 Some(Ok(Err(error))) => {

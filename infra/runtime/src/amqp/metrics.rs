@@ -57,9 +57,10 @@ pub(super) fn published(name: &'static str, outcome: &'static str, seconds: f64)
 
 pub(super) fn connected(name: &'static str, connected: bool) {
     CONNECTED.record(u64::from(connected), &[service(name)]);
-    if !connected {
-        RECONNECTS.add(1, &[service(name)]);
-    }
+}
+
+pub(super) fn lost(name: &'static str) {
+    RECONNECTS.add(1, &[service(name)]);
 }
 
 pub(super) fn blocked(name: &'static str, blocked: bool) {

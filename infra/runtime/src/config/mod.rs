@@ -80,7 +80,11 @@ impl fmt::Display for Problems {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "the configuration is not usable:")?;
         for Problem { key, message } in &self.0 {
-            write!(f, "\n  {key} ({}) {message}", variable(key))?;
+            write!(f, "\n  {key}")?;
+            if key.starts_with(|first: char| first.is_ascii_lowercase()) {
+                write!(f, " ({})", variable(key))?;
+            }
+            write!(f, " {message}")?;
         }
         Ok(())
     }
@@ -99,6 +103,15 @@ pub fn variable(key: &str) -> String {
 pub fn load<C: Config>(file: Option<&Path>) -> Result<C, Problems> {
     let mut figment = Figment::from(Serialized::defaults(C::default()));
     if let Some(file) = file {
+        if let Err(error) = std::fs::File::open(file) {
+            let mut problems = Problems::default();
+            let fix = format!("the file cannot be read ({error}); name a readable file");
+            problems.0.push(Problem {
+                key: "--config".to_owned(),
+                message: format!("is {}; {fix}", file.display()),
+            });
+            return Err(problems);
+        }
         figment = figment.merge(Toml::file_exact(file));
     }
     figment = figment.merge(Env::prefixed("HEADRACE_").split("__"));

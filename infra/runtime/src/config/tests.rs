@@ -126,3 +126,16 @@ fn a_secret_comes_from_a_file_and_is_not_printed() {
 fn a_service_without_a_database_ignores_the_database_url() {
     in_environment(&URLS, |_| assert!(load::<Stateless>(None).is_ok()));
 }
+
+#[test]
+fn a_file_that_is_not_there_is_named() {
+    in_environment(&URLS, |_| {
+        let text = load::<Example>(Some(Path::new("nowhere.toml")))
+            .unwrap_err()
+            .to_string();
+        assert!(
+            text.contains("--config is nowhere.toml; the file cannot be read"),
+            "{text}"
+        );
+    });
+}

@@ -45,6 +45,7 @@ fn frame(number: u64, outcome: Result<Contents, Unreadable>) -> ReadFrame {
     ReadFrame {
         received: Received {
             attributes: Arc::new(attributes),
+            partition: 2,
             frame,
         },
         outcome,
@@ -81,11 +82,8 @@ fn fold(
     vehicles: &BTreeMap<VehicleKey, Vehicle>,
     repeated: &[u64],
 ) -> Effect {
-    let session = frame(0, Ok(Contents::default()))
-        .received
-        .attributes
-        .session;
-    let repeated = repeated.iter().map(|number| (session, *number)).collect();
+    let of = numbering(&frame(0, Ok(Contents::default())).received);
+    let repeated = repeated.iter().map(|number| (of, *number)).collect();
     Work {
         frames,
         vehicles,
@@ -167,7 +165,7 @@ fn a_frame_that_cannot_be_read_is_parked_and_the_others_have_their_effect() {
     assert_eq!(effect.vehicles.len(), 2);
     assert_eq!(effect.parked.len(), 1);
     assert_eq!(effect.parked[0].reason, "invalid_syntax");
-    assert!(effect.parked[0].identity.ends_with("/2"));
+    assert!(effect.parked[0].identity.ends_with("/2/2"));
 }
 
 #[test]
