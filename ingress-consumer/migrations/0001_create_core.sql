@@ -79,6 +79,8 @@ CREATE TABLE core.parked_frame (
     parked_at    timestamptz NOT NULL DEFAULT now(),
     reason       text NOT NULL,
     detail       text NOT NULL,
+    -- Of a message that is no envelope: what else it came with.
+    headers      jsonb,
     body         bytea NOT NULL
 );
 
@@ -111,6 +113,8 @@ DECLARE
     day  date;
     name text;
 BEGIN
+    -- One at a time: a partition that somebody else is making is not there yet.
+    PERFORM pg_advisory_xact_lock(hashtext('core.make_event_log_partitions'));
     FOR day IN SELECT first + n FROM generate_series(0, days - 1) AS n LOOP
         name := 'event_log_' || to_char(day, 'YYYYMMDD');
         IF to_regclass('core.' || name) IS NULL THEN

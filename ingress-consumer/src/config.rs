@@ -228,6 +228,13 @@ impl Config for RelayConfig {
     fn validate(&self, problems: &mut Problems) {
         self.amqp.validate(problems);
         self.database.validate(problems);
+        if self.database.max_connections < 2 {
+            problems.add(
+                "database.max_connections",
+                &self.database.max_connections,
+                "write 2 or more: one connection waits for notifications",
+            );
+        }
         if self.relay.batch_events == 0 {
             problems.add(
                 "relay.batch_events",

@@ -6,8 +6,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use runtime::db::{self, AsSqlError, Disposition};
-use runtime::{Context, clock};
+use runtime::telemetry::chain;
+use runtime::{Context, clock, db};
 use shared_model::event::{Fact, VehicleSeen, VehiclesSeen};
 use shared_model::{EventType, WorkspaceId};
 use sqlx::{PgPool, Postgres, Transaction};
@@ -31,22 +31,17 @@ pub async fn run(context: Context, pool: PgPool, after: Duration) -> anyhow::Res
     let stop = context.stopping();
     while stop.run_until_cancelled(ticks.tick()).await.is_some() {
         loop {
-            match sweep_once(&pool, after).await {
-                Ok(swept) if swept == AT_ONCE as u64 && !stop.is_cancelled() => {}
+            let Some(swept) = stop.run_until_cancelled(sweep_once(&pool, after)).await else {
+                return Ok(());
+            };
+            match swept {
+                Ok(swept) if swept == AT_ONCE as u64 => {}
                 Ok(_) => break,
-                Err(error)
-                    if matches!(error, StoreError::Conflict)
-                        || error
-                            .as_sql_error()
-                            .is_some_and(|e| db::disposition(e) == Disposition::Retry) =>
-                {
-                    tracing::warn!(
-                        error = %runtime::telemetry::chain(&error),
-                        "a sweep is put off"
-                    );
+                Err(error) => {
+                    // Nothing depends on this one: the next tick tries again.
+                    tracing::warn!(error = %chain(&error), "a sweep is put off");
                     break;
                 }
-                Err(error) => return Err(error.into()),
             }
         }
     }
@@ -98,7 +93,8 @@ async fn sweep_in(mut tx: Tx, after: Duration) -> Result<(Tx, Swept), StoreError
 }
 
 /// The vehicles with their noise published, and the events that publish it: one per vehicle whose
-/// values moved, and one per workspace and shard for all those whose times moved.
+/// values moved, and one per workspace, shard and
+/// hundred of those whose times moved.
 fn publish(
     unsent: BTreeMap<VehicleKey, Vehicle>,
 ) -> (BTreeMap<VehicleKey, Vehicle>, Vec<NewEvent>) {

@@ -139,7 +139,11 @@ impl StreamConfig {
                 "write at least twice stream.backoff_min, which leaves room for jitter",
             );
         }
-        at_least_one("stream.max_frame_bytes", self.max_frame_bytes, problems);
+        // A broker closes the channel of a message above its own limit, 16 MiB on RabbitMQ 4.
+        if !(1..=8 * 1024 * 1024).contains(&self.max_frame_bytes) {
+            let fix = "write a number from 1 to 8388608 (8 MiB)";
+            problems.add("stream.max_frame_bytes", &self.max_frame_bytes, fix);
+        }
     }
 }
 

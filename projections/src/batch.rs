@@ -116,6 +116,13 @@ pub(crate) fn fold<C: Change>(deliveries: &[Delivery]) -> Folded<C> {
             }
         };
         for event in events {
+            let event = match event {
+                Ok(event) => event,
+                Err(error) => {
+                    reject(error.into());
+                    continue;
+                }
+            };
             let changes = match changes_of::<C>(&event) {
                 Ok(Some(changes)) => changes,
                 Ok(None) => {

@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use serde_json::value::RawValue;
 
 use crate::id::{ConnectionId, Provider, VehicleId, WorkspaceId};
 use crate::signal::Provenance;
@@ -69,9 +70,10 @@ impl EventType {
 
 const DATA_SCHEMA: &str = "urn:headrace:event:";
 
-/// An event's envelope: the CloudEvents 1.0 attributes, Headrace's extensions, and the data.
+/// An event's envelope: the CloudEvents 1.0 attributes, Headrace's extensions, and the data, which a
+/// carrier may leave as the text that it is.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct CloudEvent {
+pub struct CloudEvent<D = Value> {
     /// Always `1.0`.
     pub specversion: String,
     /// Unique: shard and offset in the event log.
@@ -100,7 +102,7 @@ pub struct CloudEvent {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub traceparent: Option<String>,
     /// The fact; see [`Fact`].
-    pub data: Value,
+    pub data: D,
 }
 
 /// Why a message or an event cannot be read.
@@ -136,7 +138,7 @@ pub struct LogPosition {
     pub logged_at: DateTime<Utc>,
 }
 
-impl CloudEvent {
+impl<D> CloudEvent<D> {
     /// The event for a row of the log.
     #[must_use]
     pub fn new(
@@ -145,7 +147,7 @@ impl CloudEvent {
         workspace: WorkspaceId,
         subject: Option<String>,
         traceparent: Option<String>,
-        data: Value,
+        data: D,
     ) -> Self {
         Self {
             specversion: "1.0".to_owned(),
@@ -163,12 +165,24 @@ impl CloudEvent {
             data,
         }
     }
+}
 
-    /// Reads a message's events.
-    pub fn decode(content_type: &str, body: &[u8]) -> Result<Vec<Self>, EventError> {
+impl CloudEvent {
+    /// Reads a message's events, each by itself: one that cannot be read leaves the others alone.
+    pub fn decode(
+        content_type: &str,
+        body: &[u8],
+    ) -> Result<Vec<Result<Self, EventError>>, EventError> {
+        let read = |event: &[u8]| serde_json::from_slice(event).map_err(EventError::from);
         match content_type {
-            CONTENT_TYPE => Ok(vec![serde_json::from_slice(body)?]),
-            BATCH_CONTENT_TYPE => Ok(serde_json::from_slice(body)?),
+            CONTENT_TYPE => Ok(vec![read(body)]),
+            BATCH_CONTENT_TYPE => {
+                let events: Vec<&RawValue> = serde_json::from_slice(body)?;
+                Ok(events
+                    .into_iter()
+                    .map(|event| read(event.get().as_bytes()))
+                    .collect())
+            }
             other => Err(EventError::ContentType(other.to_owned())),
         }
     }
@@ -395,21 +409,35 @@ mod tests {
         insta::assert_json_snapshot!(events);
     }
 
+    fn decode(content_type: &str, body: &[u8]) -> Vec<CloudEvent> {
+        let events = CloudEvent::decode(content_type, body).unwrap();
+        events.into_iter().map(Result::unwrap).collect()
+    }
+
+    #[test]
+    fn an_event_that_cannot_be_read_leaves_its_batch_mates_alone() {
+        let mut events: Vec<_> = facts().iter().map(|fact| json!(event(fact))).collect();
+        events[1] = json!({"specversion": "1.0"});
+        let body = serde_json::to_vec(&events).unwrap();
+        let read = CloudEvent::decode(BATCH_CONTENT_TYPE, &body).unwrap();
+        assert_eq!(
+            read.iter().map(Result::is_ok).collect::<Vec<_>>(),
+            [true, false, true]
+        );
+    }
+
     #[test]
     fn events_read_back_alone_and_in_batches() {
         for fact in facts() {
             let event = event(&fact);
             let body = serde_json::to_vec(&event).unwrap();
-            let read = CloudEvent::decode(CONTENT_TYPE, &body).unwrap();
+            let read = decode(CONTENT_TYPE, &body);
             assert_eq!(read, std::slice::from_ref(&event));
             assert_eq!(read[0].fact().unwrap(), Some(fact));
         }
         let events: Vec<_> = facts().iter().map(event).collect();
         let body = serde_json::to_vec(&events).unwrap();
-        assert_eq!(
-            CloudEvent::decode(BATCH_CONTENT_TYPE, &body).unwrap(),
-            events
-        );
+        assert_eq!(decode(BATCH_CONTENT_TYPE, &body), events);
         assert!(CloudEvent::decode("text/plain", &body).is_err());
     }
 

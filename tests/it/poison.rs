@@ -131,7 +131,13 @@ async fn a_workspace_never_gets_what_came_over_anothers_connection() {
     let nobody = "01890a5d-ac96-774b-bcce-b302099a8057".parse().unwrap();
     world.send(&envelopes("theirs", connection, &body)).await;
     world.send(&envelopes("ours", nobody, &body)).await;
-    reasons_eventually(&world, &["connection_mismatch", "unknown_connection"]).await;
+    let reasons = ["connection_mismatch", "unknown_connection"];
+    let found = reasons_eventually(&world, &reasons).await;
+    // Nor does naming a workspace put a frame among what the workspace has parked.
+    assert!(
+        found.iter().all(|(_, workspace, _)| workspace.is_none()),
+        "{found:?}"
+    );
     world.drained().await;
     assert_eq!(
         world.get("/v1/workspaces/theirs/vehicles").await.1["items"],
@@ -173,6 +179,29 @@ async fn a_connection_may_refuse_vehicles_that_it_does_not_name() {
             .await
             .0,
         200
+    );
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_publisher_whose_clock_is_ahead_freezes_no_vehicle() {
+    let world = World::start().await;
+    let connection = world.connect_nowhere("w", &["bus-1".to_owned()]).await;
+    let now = runtime::clock::now();
+    let body = |soc, at: chrono::DateTime<chrono::Utc>| {
+        [frame("bus-1", "soc", json!(soc), at.timestamp_millis())]
+    };
+    let tomorrow = now + chrono::Duration::days(1);
+    let mut ahead = envelopes("w", connection, &body(1, tomorrow));
+    ahead[0].frames[0].received_at = tomorrow;
+    world.send(&ahead).await;
+    world.send(&envelopes("w", connection, &body(2, now))).await;
+    reasons_eventually(&world, &["received_in_future"]).await;
+    world.drained().await;
+    let (_, snapshot) = world.get("/v1/workspaces/w/vehicles/bus-1/snapshot").await;
+    assert_eq!(
+        snapshot["signals"]["state_of_charge"]["value"], 2.0,
+        "{snapshot}"
     );
     world.stop().await;
 }

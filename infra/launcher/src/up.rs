@@ -29,7 +29,7 @@ use crate::services::{self, Service, Setting};
 const COUNT_EVERY: Duration = Duration::from_secs(5);
 const READY_LIMIT: Duration = Duration::from_mins(1);
 /// On one machine there is nothing to spare, so noise is published soon.
-const SWEEP_AFTER: Duration = Duration::from_secs(5);
+const SWEEP_AFTER: Duration = Duration::from_secs(2);
 /// Nor is there a reason to wait long for a new connection to be read.
 const HEARTBEAT: &str = "1s";
 const GATEWAY: SocketAddr =
@@ -40,7 +40,7 @@ const DATABASE: &str = "headrace";
 #[must_use]
 pub fn main(arguments: UpArguments) -> ExitCode {
     run(async move |stop| {
-        let servers = Servers::start(&arguments.data, &stop).await?;
+        let servers = Servers::start(&arguments.data).await?;
         let result = up(&arguments, &servers, &stop).await;
         let stopped = servers.stop().await;
         result.and(stopped)
@@ -51,7 +51,7 @@ pub fn main(arguments: UpArguments) -> ExitCode {
 #[must_use]
 pub fn services_main(arguments: DataArguments) -> ExitCode {
     run(async move |stop| {
-        let servers = Servers::start(&arguments, &stop).await?;
+        let servers = Servers::start(&arguments).await?;
         servers.env_file.publish()?;
         println!("\nThe broker and the database are up.\n");
         println!("  for scripts     {}", servers.env_file.path().display());
@@ -79,6 +79,7 @@ fn run(work: impl AsyncFnOnce(CancellationToken) -> anyhow::Result<()>) -> ExitC
         let signalled = stop.clone();
         tokio::spawn(async move {
             tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
+            println!("Stopping …");
             signalled.cancel();
             // A second one ends a start or stop that hangs; the servers' watchdog cleans up.
             tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
@@ -105,28 +106,22 @@ struct Servers {
 }
 
 impl Servers {
-    async fn start(arguments: &DataArguments, stop: &CancellationToken) -> anyhow::Result<Self> {
-        let starting = async {
-            let data = DataDir::prepare(arguments.data.clone()).await?;
-            std::fs::create_dir_all(data.logs())?;
-            let log = File::options()
-                .create(true)
-                .append(true)
-                .open(data.logs().join("headrace.log"))?;
-            let telemetry = telemetry::init("headrace", telemetry::Output::File(log));
-            let binaries = Binaries::locate_or_install(|line| println!("{line}")).await?;
-            println!(
-                "Starting PostgreSQL and RabbitMQ in {} …",
-                data.path().display()
-            );
-            let env_file = Arc::new(EnvFile::new(data.path())?);
-            let private = PrivateServices::start(&binaries, data, Durability::Full).await?;
-            Ok::<_, anyhow::Error>((Arc::new(private), env_file, telemetry))
-        };
-        let Some(started) = stop.run_until_cancelled(starting).await else {
-            bail!("interrupted")
-        };
-        let (private, env_file, telemetry) = started?;
+    async fn start(arguments: &DataArguments) -> anyhow::Result<Self> {
+        let data = DataDir::prepare(arguments.data.clone()).await?;
+        std::fs::create_dir_all(data.logs())?;
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(data.logs().join("headrace.log"))?;
+        let telemetry = telemetry::init("headrace", telemetry::Output::File(log));
+        let binaries = Binaries::locate_or_install(|line| println!("{line}")).await?;
+        println!(
+            "Starting PostgreSQL and RabbitMQ in {} …",
+            data.path().display()
+        );
+        let env_file = Arc::new(EnvFile::new(data.path())?);
+        // Not cut short by Ctrl-C: servers that are up can be stopped in order.
+        let private = Arc::new(PrivateServices::start(&binaries, data, Durability::Full).await?);
         let rabbitmq = private.rabbitmq();
         env_file.set("DATABASE_URL", private.postgres().url(DATABASE));
         env_file.set("AMQP_URL", rabbitmq.amqp_url("/"));
@@ -206,10 +201,8 @@ async fn up(
         Some(Ok(started)) => started,
         ended => {
             let stopped = stop_services(hosted).await;
-            return ended
-                .unwrap_or_else(|| bail!("interrupted"))
-                .map(drop)
-                .and(stopped);
+            // Nothing at all means that somebody asked to stop.
+            return ended.map_or(Ok(()), |ended| ended.map(drop)).and(stopped);
         }
     };
     let (gateway, simulator) = started;

@@ -299,11 +299,13 @@ fn services_may_run_as_processes_which_come_back_when_they_die() {
     for name in ["INGRESS_CONSUMER", "RABBITMQ"] {
         kill_process(before[name], Signal::KILL).unwrap();
     }
+    // By itself, PostgreSQL would wait for its clients, which never leave.
+    kill_process(before["POSTGRES"], Signal::TERM).unwrap();
     let after = eventually(
         "the killed are back",
         || pids(&running.env()),
         |after| {
-            ["INGRESS_CONSUMER", "RABBITMQ"]
+            ["INGRESS_CONSUMER", "POSTGRES", "RABBITMQ"]
                 .iter()
                 .all(|name| after[*name] != before[*name] && is_alive(after[*name]))
         },
@@ -350,6 +352,24 @@ fn nothing_is_left_of_a_system_whose_launcher_is_killed_and_the_next_one_starts(
     std::fs::remove_file(data.path().join("env")).unwrap();
     let next = Running::start(&arguments, data.path());
     assert!(next.stop(Signal::TERM).success());
+}
+
+#[test]
+fn a_start_that_is_interrupted_ends_in_order() {
+    let data = directory();
+    let log = std::fs::File::create(data.path().join("screen")).unwrap();
+    let mut child = headrace(&["up"], data.path())
+        .stdout(log)
+        .stdin(Stdio::null())
+        .spawn()
+        .unwrap();
+    let screen = || std::fs::read_to_string(data.path().join("screen")).unwrap();
+    eventually("the servers are being started", screen, |screen| {
+        screen.contains("Starting")
+    });
+    kill_process(pid(child.id()), Signal::INT).unwrap();
+    assert!(child.wait().unwrap().success(), "{}", screen());
+    assert!(!data.path().join("env").exists());
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! A private PostgreSQL server.
 
+use std::convert::Infallible;
 use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -53,6 +54,9 @@ pub struct Postgres {
     starting: Mutex<()>,
     data: DataDir,
 }
+
+/// How often to look whether somebody else told the server to shut down.
+const SHUTDOWN_LOOK: Duration = Duration::from_secs(1);
 
 impl Postgres {
     /// Starts the server on `data` and waits until it accepts connections. The first start creates the cluster.
@@ -304,13 +308,34 @@ impl Postgres {
             // What pg_ctl looks at: line 1 is the pid, line 8 the status. Asking the port could reach somebody else.
             PostgresSource::Installed(_) => {
                 let text = fs::read_to_string(self.cluster().join("postmaster.pid"));
-                text.is_ok_and(|text| says_ready(&text, self.pid()))
+                text.is_ok_and(|text| says(&text, self.pid(), "ready"))
             }
             // While the image initialises, its server listens on the socket alone, not on the container's 127.0.0.1.
             PostgresSource::Container => self
                 .client("psql", &["-XqAt", "-c", "SELECT 1", "-d", NAME])
                 .await
                 .is_ok(),
+        }
+    }
+
+    /// Makes an end of an orderly shutdown that somebody else began, for as long as it is polled.
+    ///
+    /// On SIGTERM PostgreSQL refuses new clients but waits for the old ones, and a pool's never leave: it would neither
+    /// serve nor end.
+    pub(crate) async fn hasten_shutdowns(&self) -> Infallible {
+        loop {
+            tokio::time::sleep(SHUTDOWN_LOOK).await;
+            let text =
+                fs::read_to_string(self.cluster().join("postmaster.pid")).unwrap_or_default();
+            if let Some(pid) = self.pid().filter(|pid| says(&text, Some(*pid), "stopping")) {
+                tracing::warn!(
+                    pid,
+                    "PostgreSQL was told to wait for its clients and is told not to"
+                );
+                if let Err(error) = send(Service::PostgreSql, pid, Signal::INT) {
+                    tracing::warn!(%error, "could not be told");
+                }
+            }
         }
     }
 
@@ -356,10 +381,11 @@ impl supervise::Supervised for Postgres {
     }
 }
 
-fn says_ready(postmaster_pid: &str, pid: Option<u32>) -> bool {
+/// Whether the lock file of the process `pid` gives `status` as its own.
+fn says(postmaster_pid: &str, pid: Option<u32>, status: &str) -> bool {
     let mut lines = postmaster_pid.lines();
     let own = lines.next().and_then(|line| line.trim().parse().ok());
-    own.is_some() && own == pid && lines.nth(6).is_some_and(|line| line.trim() == "ready")
+    own.is_some() && own == pid && lines.nth(6).is_some_and(|line| line.trim() == status)
 }
 
 async fn check_version(bin: &Path, cluster: &Path, found: &str) -> Result<(), Error> {
@@ -408,9 +434,9 @@ mod tests {
     #[test]
     fn ready_is_the_status_of_our_own_server() {
         let file = |status| format!("42\n/data\n1700000000\n20001\n\n127.0.0.1\n 1 2\n{status}\n");
-        assert!(says_ready(&file("ready   "), Some(42)));
-        assert!(!says_ready(&file("starting"), Some(42)));
-        assert!(!says_ready(&file("ready   "), Some(43)));
-        assert!(!says_ready("", None));
+        assert!(says(&file("ready   "), Some(42), "ready"));
+        assert!(!says(&file("starting"), Some(42), "ready"));
+        assert!(!says(&file("ready   "), Some(43), "ready"));
+        assert!(!says("", None, "ready"));
     }
 }

@@ -79,6 +79,7 @@ impl PrivateServices {
         tokio::select! {
             () = cancel.cancelled() => {}
             never = keep_running(&self.postgres, &on_event) => match never {},
+            never = self.postgres.hasten_shutdowns() => match never {},
             never = keep_running(&self.rabbitmq, &on_event) => match never {},
         }
     }

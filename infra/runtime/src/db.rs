@@ -5,6 +5,7 @@
 
 use std::borrow::Cow;
 use std::future::Future;
+use std::io::ErrorKind;
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
@@ -20,6 +21,14 @@ use crate::backoff::Backoff;
 use crate::config::DatabaseConfig;
 
 const ATTEMPTS: usize = 5;
+/// How long an attempt at a transaction may take. The server ends statements that are too slow; this
+/// is for a server that does not answer at all. Whether it had committed does not matter: whoever
+/// tries again finds the same state.
+const ATTEMPT_LIMIT: Duration = Duration::from_secs(45);
+/// How long to wait for a connection. Callers try again, and look meanwhile whether to stop.
+const ACQUIRE_LIMIT: Duration = Duration::from_secs(3);
+/// How long the database may take to answer a readiness probe.
+const PROBE_LIMIT: Duration = Duration::from_secs(2);
 const MIGRATION_WAIT: Duration = Duration::from_mins(2);
 // Any number, as long as it is the same in every version of Headrace.
 const MIGRATION_LOCK: i64 = 0x6865_6164_7261_6365;
@@ -125,12 +134,15 @@ where
     let mut attempt = 1;
     loop {
         let started = Instant::now();
-        let result = async {
+        let attempting = async {
             let (transaction, value) = work(pool.begin().await?).await?;
             transaction.commit().await?;
             Ok::<T, E>(value)
-        }
-        .await;
+        };
+        let result = match tokio::time::timeout(ATTEMPT_LIMIT, attempting).await {
+            Ok(result) => result,
+            Err(_) => Err(silent().into()),
+        };
         let status = match &result {
             Ok(_) => "committed",
             Err(error) if error.as_sql_error().is_some_and(is_conflict) => "conflict",
@@ -147,6 +159,13 @@ where
         }
         attempt += 1;
     }
+}
+
+fn silent() -> sqlx::Error {
+    sqlx::Error::Io(std::io::Error::new(
+        ErrorKind::TimedOut,
+        "the database does not answer",
+    ))
 }
 
 /// An error that may have come from the database.
@@ -188,7 +207,7 @@ pub fn open(context: &Context, config: &DatabaseConfig) -> Result<PgPool, sqlx::
         ]);
     let pool = PgPoolOptions::new()
         .max_connections(config.max_connections)
-        .acquire_timeout(Duration::from_secs(10))
+        .acquire_timeout(ACQUIRE_LIMIT)
         .connect_lazy_with(options);
     let check = context.readiness().add("postgresql");
     let (probed, closing) = (pool.clone(), context.closing().clone());
@@ -196,9 +215,13 @@ pub fn open(context: &Context, config: &DatabaseConfig) -> Result<PgPool, sqlx::
         let mut ticks = tokio::time::interval(Duration::from_secs(1));
         while closing.run_until_cancelled(ticks.tick()).await.is_some() {
             let probe = async { probed.acquire().await?.ping().await };
-            match closing.run_until_cancelled(probe).await {
-                Some(Ok(())) => check.up(),
-                Some(Err(error)) => check.down(&error),
+            match closing
+                .run_until_cancelled(tokio::time::timeout(PROBE_LIMIT, probe))
+                .await
+            {
+                Some(Ok(Ok(()))) => check.up(),
+                Some(Ok(Err(error))) => check.down(&error),
+                Some(Err(_)) => check.down(&silent()),
                 None => break,
             }
         }

@@ -18,7 +18,8 @@ use crate::http::Readiness;
 
 /// How long workers may take to finish what they hold.
 pub const DRAIN_LIMIT: Duration = Duration::from_secs(25);
-const CLOSE_LIMIT: Duration = Duration::from_secs(5);
+/// With the drain, this stays below the 30 s that orchestrators usually give.
+const CLOSE_LIMIT: Duration = Duration::from_secs(2);
 
 /// One running service: shared by all of its tasks.
 #[derive(Debug, Clone)]

@@ -8,7 +8,7 @@ use shared_model::{ConnectionId, Provider};
 
 use super::Received;
 use super::reading::{Observation, ReadFrame};
-use crate::decide::{self, Offer, Policy, VehicleState, decide};
+use crate::decide::{self, Offer, Policy, VehicleState, Verdict, decide};
 use crate::interpret::{Control, Reason, Unreadable};
 use crate::store::event_log::NewEvent;
 use crate::store::parked::{Origin, ParkedFrame};
@@ -61,6 +61,15 @@ fn merge<K: Ord>(into: &mut BTreeMap<K, u64>, from: BTreeMap<K, u64>) {
     }
 }
 
+/// Whether a frame belongs to the workspace that its envelope names. One that came over somebody
+/// else's connection, or over none, must not show up in a workspace by merely naming it.
+fn is_attributed(unreadable: &Unreadable) -> bool {
+    !matches!(
+        unreadable.reason,
+        Reason::ConnectionMismatch | Reason::UnknownConnection
+    )
+}
+
 fn numbering(received: &Received) -> Numbering {
     Numbering {
         session: received.attributes.session,
@@ -71,7 +80,13 @@ fn numbering(received: &Received) -> Numbering {
 /// The frame numbers of a batch, by session and partition.
 pub fn seen_frames(frames: &[ReadFrame]) -> BTreeMap<Numbering, SeenFrames> {
     let mut sessions = BTreeMap::<Numbering, SeenFrames>::new();
-    for ReadFrame { received, .. } in frames {
+    for ReadFrame { received, outcome } in frames {
+        if outcome
+            .as_ref()
+            .is_err_and(|unreadable| !is_attributed(unreadable))
+        {
+            continue;
+        }
         let at = received.frame.received_at;
         let seen = sessions
             .entry(numbering(received))
@@ -126,7 +141,7 @@ impl Work<'_> {
                             repeated,
                         });
                     }
-                    effect.count_frame(frame);
+                    effect.count_frame(frame, repeated);
                 }
             }
         }
@@ -172,7 +187,7 @@ impl Effect {
         self.tally
     }
 
-    fn count_frame(&mut self, frame: &ReadFrame) {
+    fn count_frame(&mut self, frame: &ReadFrame, repeated: bool) {
         let Ok(contents) = &frame.outcome else { return };
         let provider = &frame.received.attributes.provider;
         let kind = match contents.control {
@@ -190,6 +205,11 @@ impl Effect {
             ("no_value", contents.no_values),
             ("unmapped", contents.unmapped),
         ] {
+            let verdict = if repeated {
+                Verdict::Duplicate.name()
+            } else {
+                verdict
+            };
             if count > 0 {
                 *self
                     .tally
@@ -214,7 +234,7 @@ impl Effect {
                 attributes.session, frame.received.partition, raw.number
             ),
             origin: Some(Origin {
-                workspace: attributes.workspace.clone(),
+                workspace: is_attributed(&unreadable).then(|| attributes.workspace.clone()),
                 connection: attributes.connection,
                 provider: attributes.provider.clone(),
                 session: attributes.session,
@@ -223,6 +243,7 @@ impl Effect {
             }),
             reason,
             detail: unreadable.detail,
+            headers: None,
             body: raw.body.to_vec(),
         });
     }

@@ -4,7 +4,8 @@
 //! one transaction: states, parked frames, seen frame numbers, events. If somebody else wrote one of
 //! the vehicles in the meantime, the batch is loaded and folded again. If the database refuses the
 //! batch for its content, the batch is halved until the frame that it refuses stands alone, and that
-//! frame is parked. While the database is away, nothing happens: the caller keeps the batch.
+//! frame is parked. A stored row that cannot be read, such as one that a newer version has written,
+//! is no fault of the frame's: the batch waits. While the database is away, nothing happens: the caller keeps the batch.
 //!
 //! [`decide`]: crate::decide::decide
 
@@ -74,12 +75,12 @@ impl Acceptance {
     /// Gives every frame its effect. On an error, none or some have had it, and all
     /// may be offered again.
     pub async fn accept(&self, frames: &[Received]) -> Result<(), StoreError> {
-        let read = Reader {
+        let reader = Reader {
             registry: &self.registry,
             shards: self.shards,
-        }
-        .read(frames)
-        .await?;
+            clock_skew: self.policy.clock_skew,
+        };
+        let read = reader.read(frames, runtime::clock::now()).await?;
         let tally = self.commit_or_halve(&read).await?;
         metrics::accepted(&tally);
         Ok(())
@@ -182,10 +183,5 @@ impl Acceptance {
 
 /// Whether the content is at fault: it will fail again, now or later.
 fn is_poison(error: &StoreError) -> bool {
-    match error {
-        StoreError::Database(error) => db::disposition(error) == Disposition::Poison,
-        // What stands in the way is a row that one of the frames' vehicles has.
-        StoreError::Inconsistent { .. } => true,
-        StoreError::Conflict => false,
-    }
+    matches!(error, StoreError::Database(error) if db::disposition(error) == Disposition::Poison)
 }

@@ -1,7 +1,9 @@
 //! Reading frames: each with its connection's interpreter.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use shared_model::partition::partition;
 use shared_model::signal::Provenance;
 use shared_model::{Reading, Signal};
@@ -63,14 +65,26 @@ impl ReadFrame {
 pub struct Reader<'a> {
     pub registry: &'a Registry,
     pub shards: u32,
+    pub clock_skew: Duration,
 }
 
 impl Reader<'_> {
-    /// Reads each of `frames`. Fails only if a connection cannot be looked up.
-    pub async fn read(&self, frames: &[Received]) -> Result<Vec<ReadFrame>, StoreError> {
+    /// Reads each of `frames`, at the time `now`. Fails only if a connection cannot be looked up.
+    pub async fn read(
+        &self,
+        frames: &[Received],
+        now: DateTime<Utc>,
+    ) -> Result<Vec<ReadFrame>, StoreError> {
         let mut read = Vec::with_capacity(frames.len());
         for received in frames {
             let outcome = match self.registry.find(received.attributes.connection).await? {
+                Some(_) if self.is_ahead(received, now) => Err(Unreadable::new(
+                    Reason::ReceivedInFuture,
+                    format!(
+                        "received at {} by its publisher's clock",
+                        received.frame.received_at
+                    ),
+                )),
                 Some(known) => self.interpret(&known, received),
                 None => Err(Unreadable::new(
                     Reason::UnknownConnection,
@@ -85,6 +99,13 @@ impl Reader<'_> {
         Ok(read)
     }
 
+    /// A publisher's clock that is ahead would make its readings win over everybody else's, and its
+    /// vehicles look fresh until that time has come.
+    fn is_ahead(&self, received: &Received, now: DateTime<Utc>) -> bool {
+        let ahead = received.frame.received_at - now;
+        ahead.to_std().is_ok_and(|ahead| ahead > self.clock_skew)
+    }
+
     fn interpret(&self, known: &Arc<Known>, received: &Received) -> Result<Contents, Unreadable> {
         let attributes = &received.attributes;
         if known.workspace != attributes.workspace || known.provider != attributes.provider {
@@ -95,17 +116,14 @@ impl Reader<'_> {
             );
             return Err(Unreadable::new(Reason::ConnectionMismatch, detail));
         }
-        let interpreter = known
-            .interpreter
-            .as_ref()
-            .map_err(|error| Unreadable::new(Reason::UnusableConnection, error.to_string()))?;
+        let interpreter = &known.interpreter;
         let items = match interpreter.interpret(&received.frame.body)? {
             Interpretation::Report(items) => items,
             Interpretation::Control(control) => {
                 if control == Control::ProviderError {
                     tracing::warn!(
                         connection = %attributes.connection,
-                        message = %String::from_utf8_lossy(&received.frame.body),
+                        message = %String::from_utf8_lossy(&received.frame.body[..received.frame.body.len().min(200)]),
                         "the provider reports an error"
                     );
                 }

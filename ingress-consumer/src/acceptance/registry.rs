@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use shared_model::{ConnectionId, Provider, WorkspaceId};
 use sqlx::PgPool;
 
-use crate::interpret::{Interpreter, InterpreterError};
+use crate::interpret::Interpreter;
 use crate::store::{StoreError, connection};
 
 const KEEP: Duration = Duration::from_secs(10);
@@ -19,8 +19,8 @@ pub struct Known {
     pub workspace: WorkspaceId,
     /// Its provider.
     pub provider: Provider,
-    /// How its frames are read, or why they cannot be.
-    pub interpreter: Result<Interpreter, InterpreterError>,
+    /// How its frames are read.
+    pub interpreter: Interpreter,
 }
 
 /// Looks connections up.
@@ -58,7 +58,9 @@ impl Registry {
         let Some(found) = connection::find(&mut connection, id).await? else {
             return Ok(None);
         };
-        let interpreter = Interpreter::new(&found.provider, &found.settings);
+        let interpreter = Interpreter::new(&found.provider, &found.settings).map_err(|error| {
+            StoreError::inconsistent("core.connection", "settings", id.to_string(), error)
+        })?;
         let known = Arc::new(Known {
             workspace: found.workspace,
             provider: found.provider,

@@ -89,8 +89,8 @@ pub enum Reason {
     UnknownConnection,
     /// The envelope's workspace or provider is not the connection's.
     ConnectionMismatch,
-    /// The connection's settings are not what this version reads.
-    UnusableConnection,
+    /// The publisher's clock was ahead when it received the frame.
+    ReceivedInFuture,
     /// The frame is not in the provider's syntax.
     InvalidSyntax,
     /// The frame is none of the provider's known messages.
@@ -116,7 +116,7 @@ impl Reason {
             Self::UnsupportedVersion => "unsupported_version",
             Self::UnknownConnection => "unknown_connection",
             Self::ConnectionMismatch => "connection_mismatch",
-            Self::UnusableConnection => "unusable_connection",
+            Self::ReceivedInFuture => "received_in_future",
             Self::InvalidSyntax => "invalid_syntax",
             Self::UnknownShape => "unknown_shape",
             Self::InvalidVehicle => "invalid_vehicle",

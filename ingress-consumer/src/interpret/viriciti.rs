@@ -250,33 +250,36 @@ fn item(settings: &Settings, datum: &Map<String, Value>) -> Result<Item, Unreada
 /// Milliseconds since the Unix epoch, as a number or as its digits.
 fn observed_at(value: Option<&Value>) -> Result<DateTime<Utc>, Unreadable> {
     let invalid = |detail: String| Unreadable::new(Reason::InvalidTime, detail);
-    let millis = match value {
-        Some(Value::Number(number)) => number.as_i64().or_else(|| whole(number.as_f64()?)),
-        Some(Value::String(text)) => text.trim().parse().ok(),
+    let at = match value {
+        Some(Value::Number(number)) => match number.as_i64() {
+            Some(millis) => time::from_unix_millis(millis),
+            None => number.as_f64().and_then(from_fraction),
+        },
+        Some(Value::String(text)) => text.trim().parse().ok().and_then(time::from_unix_millis),
         None => return Err(invalid("time is missing".to_owned())),
         Some(_) => None,
     };
     let earliest = Utc.timestamp_nanos(946_684_800_000_000_000);
-    millis
-        .and_then(time::from_unix_millis)
-        // What is before the year 2000 is a clock that was never set, or seconds for milliseconds.
-        .filter(|at| *at >= earliest)
-        .ok_or_else(|| {
-            invalid(format!(
-                "time is {}, not a time in milliseconds",
-                show(value)
-            ))
-        })
+    // What is before the year 2000 is a clock that was never set, or seconds for milliseconds.
+    at.filter(|at| *at >= earliest).ok_or_else(|| {
+        invalid(format!(
+            "time is {}, not a time in milliseconds",
+            show(value)
+        ))
+    })
 }
 
-fn whole(number: f64) -> Option<i64> {
+/// Milliseconds with a fraction, to the nearest microsecond.
+fn from_fraction(millis: f64) -> Option<DateTime<Utc>> {
+    let micros = (millis * 1000.0).round();
     // Up to 2^53 every whole number is exact.
-    let exact = number.fract() == 0.0 && number.abs() < 9_007_199_254_740_992.0;
     #[expect(
         clippy::cast_possible_truncation,
-        reason = "checked to be whole and in range"
+        reason = "whole, and checked to be in range"
     )]
-    exact.then_some(number as i64)
+    (micros.abs() < 9_007_199_254_740_992.0)
+        .then_some(micros as i64)
+        .and_then(time::from_unix_micros)
 }
 
 /// A number, `None` for one that is absent; the error says what stands there instead.

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use futures_util::future::try_join_all;
 use runtime::amqp::{Link, Publisher};
-use runtime::backoff::Backoff;
+use runtime::backoff::{Backoff, Stopped};
 use runtime::db::{AsSqlError, Disposition, disposition};
 use runtime::{Context, db, http};
 use shared_model::topology;
@@ -27,6 +27,9 @@ use crate::config::{RelayConfig, RelaySettings};
 use crate::metrics;
 use crate::store::relay::Checkpoint;
 use crate::store::{MIGRATIONS, StoreError, event_log, relay};
+
+/// How many bytes of events one batch holds at most, unless a single event is larger.
+const BATCH_MOST_BYTES: i64 = 4 * 1024 * 1024;
 
 /// Starts the relay; returns once its tasks run.
 pub async fn start(context: Context, config: RelayConfig) -> anyhow::Result<Started> {
@@ -185,8 +188,22 @@ impl Shard {
                     );
                     backoff.wait(&stop).await?;
                 }
+                Err(RelayError::Stopped(Stopped)) => return Ok(()),
                 Err(error) => return Err(error.into()),
             }
+        }
+        Ok(())
+    }
+
+    /// Takes the checkpoint as stored: another relay may have moved it, or a restore set it back.
+    async fn look_again(&mut self) -> Result<(), StoreError> {
+        let mut pg = self.pool.acquire().await?;
+        let stored = relay::checkpoints(&mut pg).await?;
+        if let Some(stored) = stored
+            .into_iter()
+            .find(|c| c.shard == self.checkpoint.shard)
+        {
+            self.checkpoint = stored;
         }
         Ok(())
     }
@@ -197,18 +214,20 @@ impl Shard {
         let events = {
             let mut pg = self.pool.acquire().await.map_err(StoreError::from)?;
             let limit = i64::from(self.settings.batch_events);
-            event_log::read(&mut pg, shard, self.checkpoint.relayed, limit).await?
+            let after = self.checkpoint.relayed;
+            event_log::read(&mut pg, shard, after, limit, BATCH_MOST_BYTES).await?
         };
-        let Some((last, _, _)) = events.last() else {
+        let Some((last, _)) = events.last() else {
+            self.look_again().await?;
             return Ok(0);
         };
         let (count, last) = (events.len(), *last);
         let messages = message::pack(&events, self.settings.message_events)?;
-        // Asked to stop, the batch in hand is still finished.
-        let letting_go = self.context.letting_go();
+        // Asked to stop while the broker is away, nothing is at stake: the log has it all.
+        let stop = self.context.stopping();
         let publishing = messages
             .iter()
-            .map(|message| self.publisher.publish_until_confirmed(message, letting_go));
+            .map(|message| self.publisher.publish_until_confirmed(message, stop));
         try_join_all(publishing).await?;
         let mut pg = self.pool.acquire().await.map_err(StoreError::from)?;
         relay::advance(&mut pg, shard, last)
@@ -225,7 +244,7 @@ enum RelayError {
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error(transparent)]
-    Stopped(#[from] runtime::backoff::Stopped),
+    Stopped(#[from] Stopped),
     #[error("an event cannot be written as JSON")]
     Json(#[from] serde_json::Error),
 }

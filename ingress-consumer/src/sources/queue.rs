@@ -99,16 +99,27 @@ impl PartitionConsumer {
         let (frames, malformed) = decode(deliveries);
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
         loop {
-            match self.attempt(&frames, &malformed).await {
-                Ok(()) => return Ok(Accepted::Yes),
-                Err(error) if is_passing(&error) => {
+            // Let go of, a batch that may or may not have been committed is delivered again.
+            let attempt = self.attempt(&frames, &malformed);
+            let letting_go = self.context.letting_go();
+            match letting_go.run_until_cancelled(attempt).await {
+                None => return Ok(Accepted::Dropped),
+                Some(Ok(())) => return Ok(Accepted::Yes),
+                Some(Err(error @ StoreError::Inconsistent { .. })) => {
+                    tracing::error!(
+                        partition = self.partition,
+                        error = %telemetry::chain(&error),
+                        "a batch waits for a row that can be read; was it written by a newer version?"
+                    );
+                }
+                Some(Err(error)) if is_passing(&error) => {
                     tracing::warn!(
                         partition = self.partition,
                         error = %runtime::telemetry::chain(&error),
                         "a batch waits for the database"
                     );
                 }
-                Err(error) => return Err(error.into()),
+                Some(Err(error)) => return Err(error.into()),
             }
             // Asked to stop while the database is away: what is in hand goes back to the queue.
             tokio::select! {
@@ -179,6 +190,7 @@ fn park(delivery: &Delivery, error: &EnvelopeError) -> ParkedFrame {
         origin: None,
         reason: reason.name(),
         detail: error.to_string(),
+        headers: Some(delivery.headers.clone()),
         body: delivery.body.to_vec(),
     }
 }

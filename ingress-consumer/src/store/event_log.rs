@@ -2,8 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use chrono::{DateTime, Utc};
-use serde_json::Value;
+use serde_json::value::RawValue;
 use shared_model::event::{Fact, LogPosition};
 use shared_model::{CloudEvent, EventType, WorkspaceId};
 use sqlx::PgConnection;
@@ -23,6 +22,9 @@ pub struct NewEvent {
     /// What happened.
     pub fact: Fact,
 }
+
+/// An event as the log holds it, its data left as text.
+pub type LoggedEvent = CloudEvent<Box<RawValue>>;
 
 /// Creates the shards that do not exist yet.
 pub async fn create_shards(pg: &mut PgConnection, shards: u32) -> Result<(), sqlx::Error> {
@@ -145,32 +147,37 @@ async fn take_offsets(
         .collect())
 }
 
-/// The events of `shard` behind offset `after`, in order.
+/// The events of `shard` behind offset `after`, in order: at least one if there is any, and at most
+/// `limit` of them and `most_bytes`.
 pub async fn read(
     pg: &mut PgConnection,
     shard: u32,
     after: u64,
     limit: i64,
-) -> Result<Vec<(u64, EventType, CloudEvent)>, StoreError> {
-    struct Row {
-        log_offset: i64,
-        logged_at: DateTime<Utc>,
-        workspace: String,
-        event_type: String,
-        subject: Option<String>,
-        traceparent: Option<String>,
-        data: Value,
-    }
-    let rows = sqlx::query_as!(
-        Row,
-        "SELECT log_offset, logged_at, workspace, event_type, subject, traceparent, data
-         FROM core.event_log
-         WHERE shard = $1 AND log_offset > $2
-         ORDER BY log_offset
-         LIMIT $3",
+    most_bytes: i64,
+) -> Result<Vec<(u64, LoggedEvent)>, StoreError> {
+    let rows = sqlx::query!(
+        r#"SELECT log_offset, logged_at, workspace, event_type, subject, traceparent,
+                data AS "data!"
+         FROM (
+             SELECT log_offset, logged_at, workspace, event_type, subject, traceparent,
+                    data::text AS data,
+                    sum(octet_length(data::text)) OVER (ORDER BY log_offset) AS total_bytes,
+                    row_number() OVER (ORDER BY log_offset) AS position
+             FROM (
+                 SELECT *
+                 FROM core.event_log
+                 WHERE shard = $1 AND log_offset > $2
+                 ORDER BY log_offset
+                 LIMIT $3
+             ) AS next
+         ) AS measured
+         WHERE total_bytes <= $4 OR position = 1
+         ORDER BY log_offset"#,
         shard as i32,
         after as i64,
         limit,
+        most_bytes,
     )
     .fetch_all(pg)
     .await?;
@@ -184,15 +191,18 @@ pub async fn read(
                 .ok_or_else(|| broken("event_type", row.event_type.clone()))?;
             let workspace = WorkspaceId::new(row.workspace.as_str())
                 .map_err(|error| broken("workspace", error.to_string()))?;
+            let data = RawValue::from_string(row.data)
+                .map_err(|error| broken("data", error.to_string()))?;
             let offset = unsigned(row.log_offset);
             let at = LogPosition {
                 shard,
                 offset,
                 logged_at: row.logged_at,
             };
-            let event =
-                CloudEvent::new(&at, kind, workspace, row.subject, row.traceparent, row.data);
-            Ok((offset, kind, event))
+            Ok((
+                offset,
+                CloudEvent::new(&at, kind, workspace, row.subject, row.traceparent, data),
+            ))
         })
         .collect()
 }

@@ -1,6 +1,9 @@
 //! Table `parked_frame`: what could not be interpreted, with the reason.
 
+use std::collections::BTreeMap;
+
 use chrono::{DateTime, Utc};
+use serde_json::{Value, json};
 use shared_model::{ConnectionId, Provider, SessionId, WorkspaceId};
 use sqlx::PgConnection;
 
@@ -15,6 +18,8 @@ pub struct ParkedFrame {
     pub reason: &'static str,
     /// Why exactly.
     pub detail: String,
+    /// Of a message that is no envelope: what else it came with.
+    pub headers: Option<BTreeMap<String, String>>,
     /// The frame, byte for byte.
     pub body: Vec<u8>,
 }
@@ -22,8 +27,8 @@ pub struct ParkedFrame {
 /// Where a frame came from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Origin {
-    /// Its workspace.
-    pub workspace: WorkspaceId,
+    /// Its workspace, if that is known beyond the envelope's own word.
+    pub workspace: Option<WorkspaceId>,
     /// Its connection.
     pub connection: ConnectionId,
     /// Its provider.
@@ -51,7 +56,10 @@ pub async fn insert(
             .collect()
     };
     let identities: Vec<_> = frames.iter().map(|frame| frame.identity.clone()).collect();
-    let workspaces = origin(|origin| origin.workspace.to_string());
+    let workspaces: Vec<_> = frames
+        .iter()
+        .map(|frame| Some(frame.origin.as_ref()?.workspace.as_ref()?.to_string()))
+        .collect();
     let providers = origin(|origin| origin.provider.to_string());
     let connections = origin(|origin| origin.connection.to_string());
     let sessions = origin(|origin| origin.session.to_string());
@@ -64,23 +72,27 @@ pub async fn insert(
         .map(|frame| frame.origin.as_ref().map(|o| o.received_at))
         .collect();
     let reasons: Vec<_> = frames.iter().map(|frame| frame.reason.to_owned()).collect();
-    // PostgreSQL's text holds no NUL.
     let details: Vec<_> = frames
         .iter()
-        .map(|frame| frame.detail.replace('\0', "\u{fffd}"))
+        .map(|frame| without_nul(&frame.detail))
+        .collect();
+    let headers: Vec<_> = frames
+        .iter()
+        .map(|frame| frame.headers.as_ref().map(to_json))
         .collect();
     let bodies: Vec<_> = frames.iter().map(|frame| frame.body.clone()).collect();
     sqlx::query_scalar!(
         "INSERT INTO core.parked_frame
              (identity, workspace, connection, provider, session, frame_number, received_at,
-              reason, detail, body)
+              reason, detail, headers, body)
          SELECT new.identity, new.workspace, new.connection::uuid, new.provider,
                 new.session::uuid, new.frame_number, new.received_at, new.reason, new.detail,
-                new.body
+                new.headers, new.body
          FROM UNNEST($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::bigint[],
-                     $7::timestamptz[], $8::text[], $9::text[], $10::bytea[])
+                     $7::timestamptz[], $8::text[], $9::text[], $10::jsonb[],
+                     $11::bytea[])
               AS new (identity, workspace, connection, provider, session, frame_number,
-                      received_at, reason, detail, body)
+                      received_at, reason, detail, headers, body)
          ORDER BY new.identity
          ON CONFLICT (identity) DO NOTHING
          RETURNING identity",
@@ -93,8 +105,21 @@ pub async fn insert(
         &received as &[Option<DateTime<Utc>>],
         &reasons,
         &details,
+        &headers as &[Option<Value>],
         &bodies,
     )
     .fetch_all(pg)
     .await
+}
+
+/// PostgreSQL's text holds no NUL.
+fn without_nul(text: &str) -> String {
+    text.replace('\0', "\u{fffd}")
+}
+
+fn to_json(headers: &BTreeMap<String, String>) -> Value {
+    headers
+        .iter()
+        .map(|(name, value)| (without_nul(name), json!(without_nul(value))))
+        .collect()
 }

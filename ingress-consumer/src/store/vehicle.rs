@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
+use runtime::telemetry::chain;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use shared_model::{ConnectionId, VehicleId, WorkspaceId};
@@ -241,5 +242,13 @@ pub async fn lock_unsent(
     )
     .fetch_all(pg)
     .await?;
-    rows.into_iter().map(Row::into_vehicle).collect()
+    let readable = rows.into_iter().filter_map(|row| match row.into_vehicle() {
+        Ok(vehicle) => Some(vehicle),
+        Err(error) => {
+            // Its values are published by whoever can read it; the others must not wait for that.
+            tracing::error!(error = %chain(&error), "a vehicle is left out of the sweep");
+            None
+        }
+    });
+    Ok(readable.collect())
 }

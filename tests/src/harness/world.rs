@@ -276,6 +276,19 @@ impl World {
     /// If the API does not take it.
     pub async fn connect(&self, workspace: &str, endpoint: &str, settings: Value) -> ConnectionId {
         self.ready(Service::IngressConsumer).await;
+        self.post_connection(workspace, endpoint, settings).await
+    }
+
+    /// The same, whether or not the core has all that it needs.
+    ///
+    /// # Panics
+    /// If the API does not take it.
+    pub async fn post_connection(
+        &self,
+        workspace: &str,
+        endpoint: &str,
+        settings: Value,
+    ) -> ConnectionId {
         let key = std::env::temp_dir().join(format!("headrace-test-key-{}", std::process::id()));
         std::fs::write(&key, DEFAULT_API_KEY).expect("the key can be written");
         let body = json!({

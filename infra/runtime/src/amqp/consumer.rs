@@ -75,6 +75,9 @@ pub struct Consumer {
 
 impl Consumer {
     /// Consumes `queue` once the broker is there.
+    ///
+    /// A queue that does not answer, for want of a leader, is asked again on another channel: the
+    /// session's other consumers have nothing to do with it.
     pub async fn open(link: &Link, queue: &str, stop: &CancellationToken) -> Result<Self, Stopped> {
         loop {
             let session = link.session(stop).await?;
@@ -88,7 +91,7 @@ impl Consumer {
                 Ok(Ok(consumer)) => return Ok(consumer),
                 // A queue that is gone is declared again with the next session.
                 Ok(Err(error)) => session.abandon(&error),
-                Err(_) => session.abandon(&format_args!("{queue} cannot be consumed: no answer")),
+                Err(_) => tracing::warn!(queue, "the queue does not answer; it may have no leader"),
             }
         }
     }
@@ -155,14 +158,17 @@ impl Consumer {
 
     /// Acknowledges every delivery up to and including `tag`.
     pub async fn ack_through(&self, tag: u64) -> Result<(), SessionLost> {
-        let answer = self
+        let acking = self
             .channel
-            .basic_ack(tag, BasicAckOptions { multiple: true })
-            .await;
-        answer.map_err(|error| {
-            self.session.abandon(&error);
-            SessionLost
-        })
+            .basic_ack(tag, BasicAckOptions { multiple: true });
+        match self.session.lost().run_until_cancelled(acking).await {
+            Some(Ok(())) => Ok(()),
+            Some(Err(error)) => {
+                self.session.abandon(&error);
+                Err(SessionLost)
+            }
+            None => Err(SessionLost),
+        }
     }
 
     /// Done once the session is lost: what is in hand will be delivered to somebody again.

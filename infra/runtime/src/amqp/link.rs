@@ -1,10 +1,11 @@
 //! One connection to the broker, rebuilt for as long as the service lives.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
-use lapin::{Channel, Connection, ConnectionProperties, Event};
+use lapin::protocol::AMQPErrorKind;
+use lapin::{Channel, Connection, ConnectionProperties, ErrorKind, Event};
 use shared_model::topology::Topology;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -18,6 +19,8 @@ use crate::http::Check;
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 const CLOSE_LIMIT: Duration = Duration::from_secs(2);
 const GOODBYE: u16 = 200;
+/// A session that lived this long was a good one.
+const SETTLED: Duration = Duration::from_secs(10);
 
 /// A handle on the supervised connection; clones share it.
 #[derive(Debug, Clone)]
@@ -125,6 +128,12 @@ impl Link {
     }
 }
 
+/// Whether the broker is there and says no to what was asked of it.
+fn is_refusal(error: &lapin::Error) -> bool {
+    matches!(error.kind(), ErrorKind::ProtocolError(error)
+        if matches!(error.kind(), AMQPErrorKind::Soft(_)))
+}
+
 struct Supervisor {
     link: Link,
     topology: Topology,
@@ -142,12 +151,23 @@ impl Supervisor {
             let problem = match self.closing.run_until_cancelled(connecting).await {
                 None => return Ok(()),
                 Some(Ok(Ok(session))) => {
-                    backoff.reset();
+                    let started = Instant::now();
                     if self.serve(session).await.is_err() {
                         return Ok(());
                     }
+                    // A session that ends at once, again and again, is no reason to hurry.
+                    if started.elapsed() > SETTLED {
+                        backoff.reset();
+                    }
                     metrics::lost(self.link.service);
                     "the connection was lost".to_owned()
+                }
+                Some(Ok(Err(error))) if is_refusal(&error) => {
+                    tracing::error!(
+                        error = %crate::telemetry::chain(&error),
+                        "the broker refuses a declaration: a queue or exchange exists otherwise"
+                    );
+                    error.to_string()
                 }
                 Some(Ok(Err(error))) => {
                     tracing::warn!(

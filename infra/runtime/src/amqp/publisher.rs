@@ -111,8 +111,8 @@ impl Publisher {
         loop {
             match self.publish(message, stop).await? {
                 Outcome::Confirmed => return Ok(()),
-                // The next attempt waits for the next session.
-                Outcome::Unknown => continue,
+                // The next attempt waits for the next session as well.
+                Outcome::Unknown => {}
                 Outcome::Refused => {
                     tracing::debug!(key = message.routing_key, "a full queue refused a message");
                 }

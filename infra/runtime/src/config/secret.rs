@@ -29,14 +29,17 @@ impl fmt::Display for SecretUrl {
         let Some((scheme, rest)) = self.0.split_once("://") else {
             return f.write_str("***");
         };
-        // Some clients take a password as a parameter.
-        let rest = rest.split(['?', '#']).next().unwrap_or_default();
-        let Some((user_info, host)) = rest.rsplit_once('@') else {
-            return write!(f, "{scheme}://{rest}");
+        // Some clients take a password as a parameter, and a password that should have been escaped
+        // may hold any character, so what stands before the last @ goes first.
+        let (user_info, host) = match rest.rsplit_once('@') {
+            Some((user_info, host)) => (Some(user_info), host),
+            None => (None, rest),
         };
-        match user_info.split_once(':') {
-            Some((user, _)) => write!(f, "{scheme}://{user}:***@{host}"),
-            None => write!(f, "{scheme}://{user_info}@{host}"),
+        let host = host.split(['?', '#']).next().unwrap_or_default();
+        match user_info.map(|user_info| user_info.split_once(':').ok_or(user_info)) {
+            None => write!(f, "{scheme}://{host}"),
+            Some(Ok((user, _))) => write!(f, "{scheme}://{user}:***@{host}"),
+            Some(Err(user)) => write!(f, "{scheme}://{user}@{host}"),
         }
     }
 }
@@ -66,6 +69,11 @@ mod tests {
             ),
             ("postgres://user@host/db", "postgres://user@host/db"),
             ("postgres://host/db?password=secret", "postgres://host/db"),
+            (
+                "amqp://user:pa#ss@word@host/%2f",
+                "amqp://user:***@host/%2f",
+            ),
+            ("amqp://user:pa?ss@host/%2f", "amqp://user:***@host/%2f"),
             ("secret", "***"),
         ] {
             let url = SecretUrl::new(url);

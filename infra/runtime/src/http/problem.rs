@@ -4,6 +4,8 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 
+use crate::db::Disposition;
+
 /// A problem, as `application/problem+json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Problem {
@@ -56,15 +58,22 @@ impl Problem {
 
 impl From<sqlx::Error> for Problem {
     fn from(error: sqlx::Error) -> Self {
-        if crate::db::disposition(&error) == crate::db::Disposition::Retry {
-            tracing::warn!(
-                error = %crate::telemetry::chain(&error),
-                "a request found no database"
-            );
-            let detail = "the database is away for the moment; try again";
-            return Self::new(StatusCode::SERVICE_UNAVAILABLE, "database-away", detail);
+        match crate::db::disposition(&error) {
+            Disposition::Retry => {
+                tracing::warn!(
+                    error = %crate::telemetry::chain(&error),
+                    "a request found no database"
+                );
+                let detail = "the database is away for the moment; try again";
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, "database-away", detail)
+            }
+            // Such as a NUL, which PostgreSQL's text does not hold.
+            Disposition::Poison => {
+                let detail = "a value cannot be stored; remove control characters";
+                Self::bad_request("unstorable-value", detail)
+            }
+            Disposition::Fatal => Self::internal(&error),
         }
-        Self::internal(&error)
     }
 }
 

@@ -72,6 +72,26 @@ fn units_of_the_usual_labels() {
 }
 
 #[test]
+fn a_time_may_have_a_fraction() {
+    for (time, expected) in [
+        ("1511436694000", "2017-11-23T11:31:34Z"),
+        ("1511436694000.0", "2017-11-23T11:31:34Z"),
+        ("1511436694000.25", "2017-11-23T11:31:34.000250Z"),
+        ("\"1511436694001\"", "2017-11-23T11:31:34.001Z"),
+    ] {
+        let frame = format!(r#"{{"vid":"b","label":"soc","value":1,"time":{time}}}"#);
+        let Interpretation::Report(items) = read(&frame).unwrap() else {
+            panic!()
+        };
+        let expected: DateTime<Utc> = expected.parse().unwrap();
+        assert!(
+            matches!(&items[..], [Item::Observed(o)] if o.observed_at == expected),
+            "{items:?}"
+        );
+    }
+}
+
+#[test]
 fn gps_is_text_or_an_object() {
     let expected = SignalValue::position(52.093_360_900_878_906, 5.120_636_463_165_283);
     assert_eq!(
