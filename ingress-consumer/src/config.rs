@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use runtime::config::{AmqpConfig, Config, DatabaseConfig, HttpConfig, Problems};
+use runtime::config::{AmqpConfig, BatchLimit, Config, DatabaseConfig, HttpConfig, Problems};
 use serde::{Deserialize, Serialize};
 
 const DAY: Duration = Duration::from_hours(24);
@@ -22,7 +22,7 @@ pub struct ConsumerConfig {
     /// The ingress queue's shape, fixed at the installation's first start.
     pub ingress: IngressConfig,
     /// How batches are taken from the queue.
-    pub batch: BatchConfig,
+    pub batch: BatchLimit,
     /// How observations are accepted.
     pub acceptance: AcceptanceConfig,
     /// The event log.
@@ -61,25 +61,6 @@ impl IngressConfig {
     #[must_use]
     pub fn initial_partition_max_bytes(&self) -> u64 {
         self.partition_max_bytes.unwrap_or(PARTITION_MAX_BYTES)
-    }
-}
-
-/// How batches are taken from the queue.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct BatchConfig {
-    /// At most so many messages at once.
-    pub messages: usize,
-    /// No further message once so many bytes are taken.
-    pub bytes: usize,
-}
-
-impl Default for BatchConfig {
-    fn default() -> Self {
-        Self {
-            messages: 200,
-            bytes: 4 * 1024 * 1024,
-        }
     }
 }
 
@@ -142,12 +123,7 @@ impl Config for ConsumerConfig {
                 "write at least 1048576 (1 MiB)",
             );
         }
-        if self.batch.messages == 0 {
-            problems.add("batch.messages", &self.batch.messages, "write 1 or more");
-        }
-        if self.batch.bytes == 0 {
-            problems.add("batch.bytes", &self.batch.bytes, "write 1 or more");
-        }
+        self.batch.validate(problems);
         if !(Duration::from_millis(100)..=DAY).contains(&self.acceptance.sweep_after) {
             problems.add(
                 "acceptance.sweep_after",

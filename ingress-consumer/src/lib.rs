@@ -22,7 +22,7 @@ pub mod sweep;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use runtime::amqp::{BatchLimit, Link};
+use runtime::amqp::Link;
 use runtime::backoff::Backoff;
 use runtime::{Context, db, http};
 use shared_model::topology;
@@ -93,10 +93,7 @@ fn consume(context: &Context, pool: &PgPool, config: &ConsumerConfig, installati
     for partition in 0..partitions {
         let consumer = PartitionConsumer {
             partition,
-            limit: BatchLimit {
-                messages: config.batch.messages,
-                bytes: config.batch.bytes,
-            },
+            limit: config.batch,
             link: link.clone(),
             acceptance: acceptance.clone(),
             context: context.clone(),

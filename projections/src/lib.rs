@@ -12,7 +12,6 @@
 
 mod api;
 mod batch;
-mod config;
 #[cfg(test)]
 mod fixture;
 pub mod health;
@@ -25,7 +24,6 @@ pub mod snapshot;
 use std::net::SocketAddr;
 
 pub use batch::{Change, OutOfRange, VehicleChange, VehicleKey};
-pub use config::BatchConfig;
 
 /// A projection that runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -13,8 +13,9 @@ use std::ops::ControlFlow;
 use std::time::Duration;
 
 use runtime::Context;
-use runtime::amqp::{Batch, BatchLimit, Consumer, Delivery, Link};
+use runtime::amqp::{Batch, Consumer, Delivery, Link};
 use runtime::backoff::Backoff;
+use runtime::config::BatchLimit;
 use runtime::db::{self, Disposition};
 use runtime::{clock, telemetry};
 use shared_model::topology::Subscriber;

@@ -3,9 +3,7 @@
 use std::time::Duration;
 
 use headrace::services::Service;
-use runtime::Context;
-use runtime::amqp::{Link, Message, Outcome, Publisher};
-use runtime::config::{AmqpConfig, SecretUrl};
+use runtime::amqp::{Message, Outcome};
 use serde_json::{Value, json};
 use shared_model::topology;
 use tests::frames::frame;
@@ -103,13 +101,7 @@ async fn queues_that_are_deleted_are_declared_again_and_their_consumers_resume()
 async fn a_message_that_no_queue_takes_is_not_counted_as_delivered() {
     let world = World::start().await;
     world.ready(Service::IngressConsumer).await;
-    let context = Context::new("probe", "0");
-    let url = world.servers.private.rabbitmq().amqp_url(&world.vhost);
-    let config = AmqpConfig {
-        url: Some(SecretUrl::new(url)),
-        ..AmqpConfig::default()
-    };
-    let publisher = Publisher::new(Link::open(&context, &config, topology::Topology::default()));
+    let (publisher, stop) = world.publisher();
     let mut message = Message {
         exchange: topology::INGRESS_EXCHANGE,
         routing_key: "no-such-partition".to_owned(),
@@ -118,12 +110,11 @@ async fn a_message_that_no_queue_takes_is_not_counted_as_delivered() {
         headers: std::collections::BTreeMap::default(),
         body: bytes::Bytes::from_static(b"x"),
     };
-    let outcome = publisher.publish(&message, context.stopping()).await;
+    let outcome = publisher.publish(&message, &stop).await;
     assert_eq!(outcome, Ok(Outcome::Unroutable));
     message.routing_key = topology::ingress_routing_key(0);
-    let outcome = publisher.publish(&message, context.stopping()).await;
+    let outcome = publisher.publish(&message, &stop).await;
     assert_eq!(outcome, Ok(Outcome::Confirmed));
-    context.stop().await.unwrap();
     world.stop().await;
 }
 
@@ -137,13 +128,7 @@ async fn a_full_queue_refuses_and_the_publisher_tries_again_until_it_is_taken() 
     .await;
     let connection = world.connect_nowhere("w", &["bus-1".to_owned()]).await;
     world.stop_service(Service::IngressConsumer).await;
-    let context = Context::new("probe", "0");
-    let url = world.servers.private.rabbitmq().amqp_url(&world.vhost);
-    let config = AmqpConfig {
-        url: Some(SecretUrl::new(url)),
-        ..AmqpConfig::default()
-    };
-    let publisher = Publisher::new(Link::open(&context, &config, topology::Topology::default()));
+    let (publisher, stop) = world.publisher();
     let now = runtime::clock::now().timestamp_millis();
     let body = frame("bus-1", "soc", json!(7), now);
     // Blank space is JSON too: frames of 64 KiB.
@@ -157,7 +142,6 @@ async fn a_full_queue_refuses_and_the_publisher_tries_again_until_it_is_taken() 
         headers: envelope.encode_headers(),
         body: envelope.encode_body(),
     };
-    let stop = context.stopping().clone();
     let mut sent = 0;
     while publisher.publish(&message, &stop).await.unwrap() != Outcome::Refused {
         sent += 1;
@@ -174,7 +158,6 @@ async fn a_full_queue_refuses_and_the_publisher_tries_again_until_it_is_taken() 
         Ok(())
     );
     world.drained().await;
-    context.stop().await.unwrap();
     world.stop().await;
 }
 

@@ -7,8 +7,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use runtime::amqp::{Batch, BatchLimit, Consumer, Delivery, Link};
+use runtime::amqp::{Batch, Consumer, Delivery, Link};
 use runtime::backoff::Backoff;
+use runtime::config::BatchLimit;
 use runtime::db::{AsSqlError, Disposition, disposition};
 use runtime::{Context, telemetry};
 use shared_model::{Envelope, EnvelopeError, headers, topology};

@@ -3,11 +3,10 @@
 use std::time::Duration;
 
 use chrono::TimeDelta;
-use runtime::config::{AmqpConfig, Config, DatabaseConfig, HttpConfig, Problems};
+use runtime::config::{AmqpConfig, BatchLimit, Config, DatabaseConfig, HttpConfig, Problems};
 use serde::{Deserialize, Serialize};
 
 use super::Limits;
-use crate::BatchConfig;
 
 const LEAST: Duration = Duration::from_secs(1);
 const MOST: Duration = Duration::from_hours(24 * 3650);
@@ -23,7 +22,7 @@ pub struct HealthConfig {
     /// The read API.
     pub http: HttpConfig,
     /// How much to commit at once.
-    pub batch: BatchConfig,
+    pub batch: BatchLimit,
     /// When silence becomes a fact.
     pub freshness: FreshnessConfig,
 }
@@ -96,7 +95,7 @@ impl Default for HealthConfig {
             amqp: AmqpConfig::default(),
             database: DatabaseConfig::default(),
             http: HttpConfig::local(8084),
-            batch: BatchConfig::default(),
+            batch: BatchLimit::default(),
             freshness: FreshnessConfig::default(),
         }
     }

@@ -50,7 +50,7 @@ pub async fn start(context: Context, config: HealthConfig) -> anyhow::Result<Sta
             limits,
         };
         tokio::try_join!(
-            projection::run(&worker, &link, config.batch.limit(), &projection),
+            projection::run(&worker, &link, config.batch, &projection),
             sweep::run(&pool, limits, config.freshness.sweep_every, &worker),
         )?;
         Ok(())

@@ -1,9 +1,7 @@
 //! Configuration of the snapshot projection.
 
-use runtime::config::{AmqpConfig, Config, DatabaseConfig, HttpConfig, Problems};
+use runtime::config::{AmqpConfig, BatchLimit, Config, DatabaseConfig, HttpConfig, Problems};
 use serde::{Deserialize, Serialize};
-
-use crate::BatchConfig;
 
 /// Configuration of the snapshot projection.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -16,7 +14,7 @@ pub struct SnapshotConfig {
     /// The read API.
     pub http: HttpConfig,
     /// How much to commit at once.
-    pub batch: BatchConfig,
+    pub batch: BatchLimit,
 }
 
 impl Default for SnapshotConfig {
@@ -25,7 +23,7 @@ impl Default for SnapshotConfig {
             amqp: AmqpConfig::default(),
             database: DatabaseConfig::default(),
             http: HttpConfig::local(8083),
-            batch: BatchConfig::default(),
+            batch: BatchLimit::default(),
         }
     }
 }

@@ -34,7 +34,7 @@ pub async fn start(context: Context, config: SnapshotConfig) -> anyhow::Result<S
     let schema = context.readiness().add("schema");
     let link = Link::open(&context, &config.amqp, topology::events());
     let http = http::serve(&context, &config.http, api::routes(pool.clone())).await?;
-    let (worker, limit) = (context.clone(), config.batch.limit());
+    let (worker, limit) = (context.clone(), config.batch);
     context.spawn("snapshot-projection", async move {
         db::require_schema(&pool, &MIGRATIONS, worker.stopping()).await?;
         schema.up();

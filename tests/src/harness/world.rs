@@ -17,6 +17,7 @@ use shared_model::envelope::{Attributes, CONTENT_TYPE};
 use shared_model::{ConnectionId, Envelope, Frame, FrameKind, SessionId, partition, topology};
 use sqlx::PgPool;
 use tokio::sync::{RwLockReadGuard, RwLockWriteGuard};
+use tokio_util::sync::CancellationToken;
 
 use super::{Servers, eventually, servers};
 
@@ -289,7 +290,7 @@ impl World {
         endpoint: &str,
         settings: Value,
     ) -> ConnectionId {
-        let key = std::env::temp_dir().join(format!("headrace-test-key-{}", std::process::id()));
+        let key = self.servers.private.data().path().join("provider.key");
         std::fs::write(&key, DEFAULT_API_KEY).expect("the key can be written");
         let body = json!({
             "provider": "viriciti", "kind": "stream", "endpoint": endpoint,
@@ -341,6 +342,12 @@ impl World {
             let (headers, body) = (envelope.encode_headers(), envelope.encode_body().to_vec());
             self.send_raw(envelope.partition, headers, body).await;
         }
+    }
+
+    /// A publisher of the test's own, and the token that ends what waits for it.
+    #[must_use]
+    pub fn publisher(&self) -> (Publisher, CancellationToken) {
+        (self.sender.1.clone(), self.sender.0.stopping().clone())
     }
 
     /// Sends any message to an ingress partition.

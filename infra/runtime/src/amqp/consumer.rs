@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::Link;
 use super::link::Session;
 use crate::backoff::Stopped;
+use crate::config::BatchLimit;
 
 /// How long the broker may take to begin a consumer. A quorum queue without a leader does not answer.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
@@ -37,15 +38,6 @@ pub struct Delivery {
     pub headers: BTreeMap<String, String>,
     /// The content.
     pub body: Bytes,
-}
-
-/// How much to take at once.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct BatchLimit {
-    /// At most so many messages.
-    pub messages: usize,
-    /// No further message once so many bytes are taken.
-    pub bytes: usize,
 }
 
 /// What came of waiting for messages.

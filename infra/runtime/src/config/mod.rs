@@ -18,7 +18,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-pub use parts::{AmqpConfig, DatabaseConfig, HttpConfig};
+pub use parts::{AmqpConfig, BatchLimit, DatabaseConfig, HttpConfig};
 pub use secret::SecretUrl;
 
 /// A service's configuration.

@@ -149,3 +149,36 @@ impl HttpConfig {
         }
     }
 }
+
+/// How much a consumer takes and commits at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BatchLimit {
+    /// At most so many messages.
+    pub messages: usize,
+    /// No further message once so many bytes are taken.
+    pub bytes: usize,
+}
+
+impl Default for BatchLimit {
+    fn default() -> Self {
+        Self {
+            messages: 200,
+            bytes: 4 * 1024 * 1024,
+        }
+    }
+}
+
+impl BatchLimit {
+    /// Adds what is wrong.
+    pub fn validate(&self, problems: &mut Problems) {
+        for (key, value) in [
+            ("batch.messages", self.messages),
+            ("batch.bytes", self.bytes),
+        ] {
+            if value == 0 {
+                problems.add(key, &value, "write 1 or more");
+            }
+        }
+    }
+}
