@@ -81,19 +81,22 @@ async fn queues_that_are_deleted_are_declared_again_and_their_consumers_resume()
     ] {
         world.ready(service).await;
     }
-    let consumers = || async {
-        let queues = world.management(&format!("queues/{}", world.vhost)).await;
-        let queues = queues.as_array().cloned().unwrap_or_default();
-        queues
-            .iter()
-            .filter(|queue| queue["consumers"].as_u64() == Some(1))
-            .count()
+    // What was published while a subscriber had no queue is not for it; the next event carries the
+    // full state.
+    let arrived = async |soc: i32| {
+        let now = runtime::clock::now().timestamp_millis();
+        let body = [frame("bus-1", "soc", json!(soc), now)];
+        world.publish(&envelopes("w", connection, &body)).await;
+        let (_, snapshot) = world.get("/v1/workspaces/w/vehicles/bus-1/snapshot").await;
+        let value = &snapshot["signals"]["state_of_charge"]["value"];
+        value.as_f64().is_some_and(|value| value >= 2.0)
     };
-    eventually(SOON, "six queues have their consumer", consumers, |count| {
-        *count == 6
-    })
-    .await;
-    soc_arrives(&world, connection, 2).await;
+    let soc = std::cell::Cell::new(2);
+    let send = || async {
+        soc.set(soc.get() % 100 + 1);
+        arrived(soc.get().max(2)).await
+    };
+    eventually(SOON, "a later value arrives", send, |arrived| *arrived).await;
     world.stop().await;
 }
 
@@ -175,11 +178,7 @@ async fn services_start_without_a_broker_and_outlive_its_death() {
     .await;
     let connection = world.connect_nowhere("w", &["bus-1".to_owned()]).await;
     let rabbitmq = world.servers.private.rabbitmq();
-    // RabbitMQ 3.10 may lose a queue that it made a moment before it is killed; an orderly stop first
-    // makes sure that its queues are on disk.
-    rabbitmq.stop().await.unwrap();
-    rabbitmq.restart().await.unwrap();
-    world.send(&[]).await;
+    // Right after the queues were made: RabbitMQ 3.10 would come back with one that has no leader.
     rabbitmq.kill().await.unwrap();
     rabbitmq.wait_exit().await;
     for service in [
@@ -295,7 +294,8 @@ async fn services_stop_well_while_the_broker_or_the_database_is_away() {
         world.servers.private.rabbitmq(),
         world.servers.private.postgres(),
     );
-    rabbitmq.stop().await.unwrap();
+    rabbitmq.kill().await.unwrap();
+    rabbitmq.wait_exit().await;
     // Something to relay, so that the relay waits for the broker.
     let nowhere = "ws://127.0.0.1:9/nowhere";
     world

@@ -87,13 +87,11 @@ async fn a_frame_that_the_database_refuses_is_found_by_halving_and_parked_alone(
         .await;
     let found = reasons_eventually(&world, &["rejected_by_store"]).await;
     assert_eq!(found[0].2, bodies[6].as_bytes());
-    world.drained().await;
-    let (_, health) = world.get("/v1/workspaces/w/health").await;
-    assert_eq!(
-        (&health["fresh"], &health["never_seen"]),
-        (&json!(19), &json!(1)),
-        "{health}"
-    );
+    let ask = || async { world.get("/v1/workspaces/w/health").await.1 };
+    eventually(SOON, "its mates have landed", ask, |health| {
+        (&health["fresh"], &health["never_seen"]) == (&json!(19), &json!(1))
+    })
+    .await;
     world.stop().await;
 }
 

@@ -16,7 +16,8 @@ use crate::backoff::{Backoff, Stopped};
 use crate::config::AmqpConfig;
 use crate::http::Check;
 
-const CONNECT_LIMIT: Duration = Duration::from_secs(10);
+/// How long connecting and declaring may take: there may be a thousand partitions to declare.
+const CONNECT_LIMIT: Duration = Duration::from_secs(30);
 const CLOSE_LIMIT: Duration = Duration::from_secs(2);
 const GOODBYE: u16 = 200;
 /// A session that lived this long was a good one.
@@ -201,9 +202,7 @@ impl Supervisor {
             blocked,
         };
         self.watch_events(&session, blocked_sender);
-        let channel = session.channel().await?;
-        topology::declare(&channel, &self.topology).await?;
-        channel.close(GOODBYE, "declared".into()).await?;
+        topology::declare(&session.connection, &self.topology).await?;
         Ok(session)
     }
 
