@@ -14,7 +14,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use shared_model::ConnectionId;
 
-use crate::env_file;
+use crate::{cli, env_file};
 
 /// What to do about connections.
 #[derive(Debug, Subcommand)]
@@ -126,20 +126,7 @@ impl TargetArguments {
 /// Runs the command.
 #[must_use]
 pub fn main(command: ConnectionCommand) -> ExitCode {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build();
-    let done = match runtime {
-        Ok(runtime) => runtime.block_on(run(command)),
-        Err(error) => Err(error.into()),
-    };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("headrace: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    cli::run(run(command))
 }
 
 async fn run(command: ConnectionCommand) -> anyhow::Result<()> {

@@ -12,6 +12,8 @@ use runtime::config::{self, Config, DatabaseConfig, SecretUrl};
 use runtime::db::{self, Migrations};
 use runtime::{Context, service, telemetry};
 
+use crate::cli;
+
 /// A setting: its key, such as `amqp.url`, and its value as written in the environment.
 pub type Setting = (String, String);
 
@@ -168,21 +170,9 @@ pub async fn migrate(url: &str) -> anyhow::Result<()> {
 #[must_use]
 pub fn migrate_main(url: &str) -> ExitCode {
     let telemetry = telemetry::init("headrace", telemetry::Output::Stderr);
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build();
-    let done = match runtime {
-        Ok(runtime) => runtime.block_on(migrate(url)),
-        Err(error) => Err(error.into()),
-    };
+    let done = cli::run(migrate(url));
     telemetry.flush();
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("headrace: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    done
 }
 
 /// Runs the service called `name` as this process.
