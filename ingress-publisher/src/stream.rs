@@ -15,7 +15,7 @@ use runtime::clock;
 use shared_model::control::StreamAssignment;
 use shared_model::envelope::Attributes;
 use shared_model::partition::partition;
-use shared_model::{Frame, FrameKind, SessionId};
+use shared_model::{Frame, FrameKind, FrameOrigin, SessionId};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout_at};
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
@@ -195,6 +195,7 @@ impl Stream {
             number: *number,
             received_at: clock::now(),
             kind,
+            origin: FrameOrigin::Live,
             // A copy: the message shares the whole read buffer, which would stay with it.
             body: Bytes::copy_from_slice(body),
         };

@@ -9,7 +9,7 @@ use runtime::telemetry::Output;
 use serde_json::json;
 use shared_model::control::StreamAssignment;
 use shared_model::envelope::Attributes;
-use shared_model::{ConnectionId, Frame, FrameKind, Provider, SessionId, WorkspaceId};
+use shared_model::{ConnectionId, Frame, FrameKind, FrameOrigin, Provider, SessionId, WorkspaceId};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{interval, timeout};
@@ -52,6 +52,7 @@ pub(crate) fn frame(number: u64, body: &[u8]) -> Frame {
         number,
         received_at: clock::now(),
         kind: FrameKind::Text,
+        origin: FrameOrigin::Live,
         body: Bytes::copy_from_slice(body),
     }
 }

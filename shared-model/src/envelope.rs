@@ -4,7 +4,7 @@
 //! body holds the frames verbatim, each behind a line that says what it is:
 //!
 //! ```text
-//! NUMBER RECEIVED_AT_UNIX_MICROS text|binary LENGTH\n
+//! NUMBER RECEIVED_AT_UNIX_MICROS text|binary LENGTH [ORIGIN]\n
 //! …LENGTH bytes, as the provider sent them…\n
 //! ```
 //!
@@ -18,14 +18,14 @@ use std::ops::RangeInclusive;
 use bytes::{BufMut, Bytes, BytesMut};
 use chrono::Datelike;
 
-use crate::frame::{Frame, FrameKind};
+use crate::frame::{Frame, FrameKind, FrameOrigin};
 use crate::headers;
 use crate::id::{ConnectionId, Provider, SessionId, WorkspaceId};
 use crate::time;
 use crate::version::Version;
 
 /// The version that this code writes.
-pub const VERSION: Version = Version { major: 1, minor: 0 };
+pub const VERSION: Version = Version { major: 1, minor: 1 };
 
 /// The body's media type, for the message's `content_type`.
 pub const CONTENT_TYPE: &str = "application/vnd.headrace.frames";
@@ -137,7 +137,7 @@ impl Envelope {
         for frame in &self.frames {
             let mut line = String::with_capacity(64);
             // Writing to a String cannot fail.
-            writeln!(
+            write!(
                 line,
                 "{} {} {} {}",
                 frame.number,
@@ -146,6 +146,10 @@ impl Envelope {
                 frame.body.len()
             )
             .unwrap_or_default();
+            if frame.origin != FrameOrigin::Live {
+                write!(line, " {}", frame.origin.name()).unwrap_or_default();
+            }
+            line.push('\n');
             body.put_slice(line.as_bytes());
             body.put_slice(&frame.body);
             body.put_u8(b'\n');
@@ -241,6 +245,7 @@ fn decode_frame(body: &Bytes, at: usize) -> Result<(Frame, usize), &'static str>
         .ok_or("the time of receipt in microseconds, from the year 2000 to 9999")?;
     let kind = FrameKind::from_tag(word()).ok_or("the frame's kind, text or binary")?;
     let length: usize = word().parse().map_err(|_| "the frame's length")?;
+    let origin = FrameOrigin::from_name(word());
 
     let start = at + end + 1;
     let stop = start.checked_add(length).filter(|&stop| stop < body.len());
@@ -253,6 +258,7 @@ fn decode_frame(body: &Bytes, at: usize) -> Result<(Frame, usize), &'static str>
             number,
             received_at,
             kind,
+            origin,
             body: body.slice(start..stop),
         },
         stop + 1,
@@ -281,6 +287,7 @@ mod tests {
             number,
             received_at: time::from_unix_micros(1_511_436_694_000_123).unwrap(),
             kind: FrameKind::Text,
+            origin: FrameOrigin::Live,
             body: Bytes::copy_from_slice(body),
         }
     }
@@ -312,11 +319,31 @@ mod tests {
         let mut headers = envelope().encode_headers();
         headers.insert(headers::ENVELOPE_VERSION.to_owned(), "1.9".to_owned());
         headers.insert("headrace-colour".to_owned(), "blue".to_owned());
-        let body = Bytes::from("7 1511436694000123 text 2 backfill\n{}\n");
+        let body = Bytes::from("7 1511436694000123 text 2 live blue\n{}\n");
         assert_eq!(
             Envelope::decode(&headers, &body).unwrap().frames,
             [frame(7, b"{}")]
         );
+    }
+
+    #[test]
+    fn a_frame_that_was_asked_for_is_marked() {
+        for (origin, body) in [
+            (FrameOrigin::State, "7 1511436694000123 text 2 state\n{}\n"),
+            (
+                FrameOrigin::Backfill,
+                "7 1511436694000123 text 2 backfill\n{}\n",
+            ),
+        ] {
+            let mut envelope = envelope();
+            envelope.frames = vec![Frame {
+                origin,
+                ..frame(7, b"{}")
+            }];
+            assert_eq!(envelope.encode_body(), body);
+            let decoded = Envelope::decode(&envelope.encode_headers(), &envelope.encode_body());
+            assert_eq!(decoded.unwrap(), envelope);
+        }
     }
 
     #[test]

@@ -29,6 +29,39 @@ impl FrameKind {
     }
 }
 
+/// How a frame came to be read.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub enum FrameOrigin {
+    /// The provider pushed it.
+    #[default]
+    Live,
+    /// It was asked for after a connect: the provider's latest value.
+    State,
+    /// It was asked for after an outage: a value of the provider's history.
+    Backfill,
+}
+
+impl FrameOrigin {
+    /// The word for it on the wire and in metrics.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Live => "live",
+            Self::State => "state",
+            Self::Backfill => "backfill",
+        }
+    }
+
+    /// A word from a newer version stands for something that was read, so it is as good as live.
+    pub(crate) fn from_name(name: &str) -> Self {
+        match name {
+            "state" => Self::State,
+            "backfill" => Self::Backfill,
+            _ => Self::Live,
+        }
+    }
+}
+
 /// One raw message, with its place in its session and the time it was received.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Frame {
@@ -38,6 +71,8 @@ pub struct Frame {
     pub received_at: DateTime<Utc>,
     /// Text or binary.
     pub kind: FrameKind,
+    /// Pushed by the provider, or asked for.
+    pub origin: FrameOrigin,
     /// The message, byte for byte.
     pub body: Bytes,
 }

@@ -16,13 +16,15 @@ pub mod id;
 pub mod observation;
 pub mod partition;
 pub mod signal;
+pub mod stream_settings;
 pub mod time;
 pub mod topology;
 pub mod version;
 
 pub use envelope::{Envelope, EnvelopeError};
 pub use event::{CloudEvent, EventType};
-pub use frame::{Frame, FrameKind};
+pub use frame::{Frame, FrameKind, FrameOrigin};
 pub use id::{ConnectionId, IdError, Provider, SessionId, VehicleId, WorkspaceId};
 pub use observation::Observation;
 pub use signal::{Position, Reading, Signal, SignalValue, Unit};
+pub use stream_settings::StreamSettings;

@@ -8,7 +8,7 @@ pub mod viriciti;
 
 use chrono::{DateTime, Utc};
 use serde_json::Value;
-use shared_model::{Provider, Signal, SignalValue, VehicleId};
+use shared_model::{Provider, Signal, SignalValue, StreamSettings, VehicleId};
 
 pub use unit::SourceUnit;
 
@@ -147,10 +147,13 @@ pub enum InterpreterError {
 }
 
 impl Interpreter {
-    /// The interpreter for a connection.
+    /// The interpreter for a connection. Of its `settings`, those that every stream has mean nothing
+    /// here.
     pub fn new(provider: &Provider, settings: &Value) -> Result<Self, InterpreterError> {
+        let (_, settings) =
+            StreamSettings::split(settings).map_err(InterpreterError::InvalidSettings)?;
         match provider.as_str() {
-            "viriciti" => viriciti::Settings::read(settings)
+            "viriciti" => viriciti::Settings::read(&settings)
                 .map(Self::ViriCiti)
                 .map_err(InterpreterError::InvalidSettings),
             _ => Err(InterpreterError::UnknownProvider(provider.clone())),

@@ -14,7 +14,9 @@ use runtime::amqp::{Link, Message, Publisher};
 use runtime::config::{AmqpConfig, HttpConfig, SecretUrl};
 use serde_json::{Value, json};
 use shared_model::envelope::{Attributes, CONTENT_TYPE};
-use shared_model::{ConnectionId, Envelope, Frame, FrameKind, SessionId, partition, topology};
+use shared_model::{
+    ConnectionId, Envelope, Frame, FrameKind, FrameOrigin, SessionId, partition, topology,
+};
 use sqlx::PgPool;
 use tokio::sync::{RwLockReadGuard, RwLockWriteGuard};
 use tokio_util::sync::CancellationToken;
@@ -505,6 +507,7 @@ pub fn envelopes(workspace: &str, connection: ConnectionId, bodies: &[String]) -
                 number: *number,
                 received_at,
                 kind: FrameKind::Text,
+                origin: FrameOrigin::Live,
                 body: bytes::Bytes::from(body.clone()),
             }],
         }

@@ -5,7 +5,8 @@ use bytes::Bytes;
 use shared_model::envelope::Attributes;
 use shared_model::signal::Provenance;
 use shared_model::{
-    EventType, Frame, FrameKind, Reading, Signal, SignalValue, VehicleId, WorkspaceId, time,
+    EventType, Frame, FrameKind, FrameOrigin, Reading, Signal, SignalValue, VehicleId, WorkspaceId,
+    time,
 };
 
 use super::super::Received;
@@ -40,6 +41,7 @@ fn frame(number: u64, outcome: Result<Contents, Unreadable>) -> ReadFrame {
         number,
         received_at: at(number.try_into().unwrap()),
         kind: FrameKind::Text,
+        origin: FrameOrigin::Live,
         body: Bytes::from_static(b"{}"),
     };
     ReadFrame {
