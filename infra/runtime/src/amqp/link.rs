@@ -229,6 +229,10 @@ impl Supervisor {
                         metrics::blocked(service, false);
                         blocked.send_replace(false);
                     }
+                    // The broker's no to one channel: whoever uses that channel is told as well.
+                    Some(Event::Error(error)) if is_refusal(&error) => {
+                        tracing::debug!(%error, "the broker closed a channel");
+                    }
                     Some(Event::Error(error)) => {
                         tracing::warn!(
                             error = %crate::telemetry::chain(&error),
