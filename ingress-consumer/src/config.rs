@@ -27,6 +27,8 @@ pub struct ConsumerConfig {
     pub acceptance: AcceptanceConfig,
     /// The event log.
     pub log: LogConfig,
+    /// Which publisher reads which stream.
+    pub ownership: OwnershipConfig,
 }
 
 /// Where the core listens.
@@ -85,6 +87,63 @@ impl Default for AcceptanceConfig {
     }
 }
 
+/// Which publisher reads which stream.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OwnershipConfig {
+    /// For how long a stream is a publisher's from its last heartbeat on.
+    #[serde(with = "humantime_serde")]
+    pub lease: Duration,
+    /// How many streams may be on their way from one publisher to another for balance alone.
+    pub moves: u32,
+    /// How long an owner may read on beside its successor, until that one is subscribed.
+    #[serde(with = "humantime_serde")]
+    pub handover_limit: Duration,
+    /// How long both read once the successor is subscribed, unless its provider begins to send before.
+    #[serde(with = "humantime_serde")]
+    pub overlap: Duration,
+}
+
+impl Default for OwnershipConfig {
+    fn default() -> Self {
+        Self {
+            lease: Duration::from_secs(15),
+            moves: 10,
+            handover_limit: Duration::from_mins(1),
+            overlap: Duration::from_secs(10),
+        }
+    }
+}
+
+impl OwnershipConfig {
+    fn validate(&self, problems: &mut Problems) {
+        if !(Duration::from_secs(1)..=Duration::from_mins(10)).contains(&self.lease) {
+            problems.add(
+                "ownership.lease",
+                &self.lease,
+                "write a duration from 1s to 10m, three heartbeats or more",
+            );
+        }
+        if self.moves == 0 {
+            problems.add("ownership.moves", &self.moves, "write 1 or more");
+        }
+        if self.overlap > self.handover_limit {
+            problems.add(
+                "ownership.overlap",
+                &self.overlap,
+                "write a duration up to ownership.handover_limit",
+            );
+        }
+        if !(Duration::from_secs(1)..=DAY).contains(&self.handover_limit) {
+            problems.add(
+                "ownership.handover_limit",
+                &self.handover_limit,
+                "write a duration from 1s to 1day",
+            );
+        }
+    }
+}
+
 /// The event log.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -124,6 +183,7 @@ impl Config for ConsumerConfig {
             );
         }
         self.batch.validate(problems);
+        self.ownership.validate(problems);
         if !(Duration::from_millis(100)..=DAY).contains(&self.acceptance.sweep_after) {
             problems.add(
                 "acceptance.sweep_after",

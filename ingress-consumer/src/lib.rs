@@ -14,6 +14,7 @@ pub mod decide;
 pub mod installation;
 pub mod interpret;
 mod metrics;
+pub mod placement;
 pub mod relay;
 pub mod sources;
 pub mod store;
@@ -46,7 +47,7 @@ pub struct Started {
 /// Starts the core; returns once its tasks run.
 pub async fn start(context: Context, config: ConsumerConfig) -> anyhow::Result<Started> {
     let pool = db::open(&context, &config.database)?;
-    let routes = control::routes(pool.clone());
+    let routes = control::routes(pool.clone(), config.ownership.clone());
     let address = http::serve(&context, &config.http.0, routes).await?;
     let worker = context.clone();
     let prepared = context.readiness().add("schema");

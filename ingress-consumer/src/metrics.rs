@@ -48,6 +48,12 @@ static SWEPT: LazyLock<Counter<u64>> = LazyLock::new(|| {
         "Vehicles whose noise a sweep published",
     )
 });
+static PLACED: LazyLock<Counter<u64>> = LazyLock::new(|| {
+    counter(
+        "headrace_ownership_changes",
+        "Streams that were given to a publisher or asked back",
+    )
+});
 static RELAYED: LazyLock<Counter<u64>> =
     LazyLock::new(|| counter("headrace_relay_events", "Events that the broker confirmed"));
 static RELAY_LAG: LazyLock<Gauge<u64>> = LazyLock::new(|| {
@@ -56,6 +62,11 @@ static RELAY_LAG: LazyLock<Gauge<u64>> = LazyLock::new(|| {
         "Events in the log that the broker has not confirmed",
     )
 });
+
+/// `count` streams changed hands.
+pub fn placed(change: &'static str, count: u64) {
+    PLACED.add(count, &[KeyValue::new("change", change)]);
+}
 
 /// A batch was committed.
 pub fn accepted(tally: &Tally) {

@@ -4,8 +4,9 @@ use axum::extract::State;
 use axum::routing::get;
 use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
+use shared_model::control::StreamReport;
 
-use crate::status::{StreamReport, Streams};
+use crate::status::Streams;
 
 /// What `GET /internal/v1/streams` answers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

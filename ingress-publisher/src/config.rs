@@ -6,6 +6,9 @@ use reqwest::Url;
 use runtime::config::{AmqpConfig, Config, HttpConfig, Problems};
 use serde::{Deserialize, Serialize};
 
+/// A stop may take 25 s in all.
+const LONGEST_DRAIN: Duration = Duration::from_secs(22);
+
 /// Everything that can be set.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -28,9 +31,14 @@ pub struct PublisherConfig {
 pub struct CoreConfig {
     /// Base URL of the core's control API.
     pub url: String,
-    /// How often to say "I am here" and ask what to read.
+    /// How often to say "I am here" and ask what to read, at the least.
     #[serde(with = "humantime_serde")]
     pub heartbeat: Duration,
+    /// The most streams that this publisher takes.
+    pub max_streams: u32,
+    /// How long to read on after being asked to stop, until other publishers have taken over.
+    #[serde(with = "humantime_serde")]
+    pub drain_limit: Duration,
 }
 
 /// How to deal with a provider's websocket.
@@ -76,6 +84,8 @@ impl Default for PublisherConfig {
             core: CoreConfig {
                 url: "http://127.0.0.1:8081".to_owned(),
                 heartbeat: Duration::from_secs(5),
+                max_streams: 10_000,
+                drain_limit: Duration::from_secs(20),
             },
             stream: StreamConfig {
                 max_frame_bytes: 1024 * 1024,
@@ -122,6 +132,13 @@ impl CoreConfig {
             );
         }
         at_least_a_milli("core.heartbeat", self.heartbeat, "5s", problems);
+        if self.drain_limit > LONGEST_DRAIN {
+            problems.add(
+                "core.drain_limit",
+                &self.drain_limit,
+                "write a duration up to 22s: what is in hand then has to be confirmed, within 25s of a stop",
+            );
+        }
     }
 }
 

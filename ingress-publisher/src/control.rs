@@ -1,16 +1,18 @@
 //! The core's control API, from the publisher's side.
 //!
-//! One request: "I am here", answered with the streams to read. If the core is away or refuses, the
-//! caller gets an error that says so and asks again later.
+//! "I am here", answered with the streams to read, and "I have stopped". If the core is away or
+//! refuses, the caller gets an error that says so and asks again later.
 
 use std::time::Duration;
 
 use anyhow::Context as _;
-use reqwest::{Client, StatusCode, Url};
+use reqwest::{Client, Response, StatusCode, Url};
 use runtime::http::Problem;
 use shared_model::control::{Assignment, Heartbeat};
+use uuid::Uuid;
 
-const ANSWER_LIMIT: Duration = Duration::from_secs(5);
+/// How long an answer may take.
+pub(crate) const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 
 /// The core.
 #[derive(Debug)]
@@ -54,16 +56,32 @@ impl Core {
     pub(crate) async fn beat(&self, heartbeat: &Heartbeat) -> Result<Assignment, CoreError> {
         let request = self.client.put(self.address.clone()).json(heartbeat);
         let answer = request.send().await?;
-        let status = answer.status();
-        if status.is_success() {
-            return Ok(answer.json().await?);
-        }
-        let detail = match answer.json::<Problem>().await {
-            Ok(problem) => problem.detail,
-            Err(_) => "without saying why".to_owned(),
-        };
-        Err(CoreError::Refused { status, detail })
+        Ok(accepted(answer).await?.json().await?)
     }
+
+    /// Says that the publisher started as `incarnation` has stopped: what it read is free.
+    pub(crate) async fn leave(&self, incarnation: Uuid) -> Result<(), CoreError> {
+        let mut address = self.address.clone();
+        let incarnation = incarnation.to_string();
+        address
+            .query_pairs_mut()
+            .append_pair("incarnation", &incarnation);
+        let answer = self.client.delete(address).send().await?;
+        accepted(answer).await.map(drop)
+    }
+}
+
+/// The answer, if it is no error.
+async fn accepted(answer: Response) -> Result<Response, CoreError> {
+    let status = answer.status();
+    if status.is_success() {
+        return Ok(answer);
+    }
+    let detail = match answer.json::<Problem>().await {
+        Ok(problem) => problem.detail,
+        Err(_) => "without saying why".to_owned(),
+    };
+    Err(CoreError::Refused { status, detail })
 }
 
 #[cfg(test)]

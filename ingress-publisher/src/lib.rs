@@ -23,6 +23,7 @@ mod control;
 mod credential;
 mod dialect;
 mod failure;
+mod lease;
 mod metrics;
 mod ownership;
 mod sender;
@@ -39,7 +40,6 @@ use runtime::Context;
 
 pub use api::StreamsPage;
 pub use config::{CoreConfig, PublisherConfig, StreamConfig, WindowConfig};
-pub use status::{StreamReport, StreamState};
 
 use control::Core;
 use ownership::Ownership;

@@ -6,7 +6,7 @@ use opentelemetry::KeyValue;
 use opentelemetry::global;
 use opentelemetry::metrics::{Counter, Gauge, Meter, UpDownCounter};
 
-use crate::status::StreamState;
+use shared_model::control::StreamState;
 
 static METER: LazyLock<Meter> = LazyLock::new(|| global::meter("headrace"));
 

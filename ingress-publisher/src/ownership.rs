@@ -1,32 +1,45 @@
 //! Which streams this publisher reads: asks the core, starts and stops streams accordingly.
 //!
 //! The core's first answer also says how many ingress partitions there are; then the broker is
-//! connected. While the core is away, what is owned is read on: nobody else can be granted it.
+//! connected. While the core is away, what is owned is read on: nobody else can be granted it. If the
+//! [`Lease`] runs out while the core may well be there, as after the process was frozen, every socket
+//! is closed.
+//!
+//! Asked to stop, the publisher says so and reads on until others are subscribed to its streams, if
+//! there are any others.
 
 use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use runtime::Context;
 use runtime::amqp::{Link, Publisher};
 use runtime::backoff::Backoff;
 use runtime::http::Check;
+use runtime::{Context, clock};
 use shared_model::ConnectionId;
-use shared_model::control::{Assignment, Heartbeat, StreamAssignment};
+use shared_model::control::{
+    Assignment, Heartbeat, Release, StreamAssignment, StreamReport, StreamState,
+};
 use shared_model::topology;
+use tokio::sync::Notify;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use uuid::Uuid;
 
 use crate::config::PublisherConfig;
-use crate::control::Core;
+use crate::control::{ANSWER_LIMIT, Core, CoreError};
 use crate::dialect::Dialect;
+use crate::lease::Lease;
 use crate::sender::Sender;
-use crate::status::{StreamState, Streams};
+use crate::status::Streams;
 use crate::stream::Stream;
 use crate::window::{Limits, Window};
 
-const SOONEST_RETRY: Duration = Duration::from_millis(500);
+/// However much there is to tell, the core is not asked more often than this.
+const SOONEST_BEAT: Duration = Duration::from_millis(500);
 
 /// The streams that the core has assigned to this publisher.
 #[derive(Debug)]
@@ -40,6 +53,15 @@ pub(crate) struct Ownership {
     ingress: Option<Ingress>,
     owned: BTreeMap<ConnectionId, Owned>,
     tasks: TaskTracker,
+    incarnation: Uuid,
+    lease: Lease,
+    /// The version of the assignment that is followed.
+    known: Option<String>,
+    /// What the core knows of the streams.
+    reported: Reported,
+    released: Released,
+    /// Streams that were closed because the lease had run out.
+    fenced: Vec<StreamAssignment>,
 }
 
 /// The way to the broker.
@@ -72,44 +94,136 @@ impl Ownership {
             ingress: None,
             owned: BTreeMap::new(),
             tasks: TaskTracker::new(),
+            incarnation: clock::new_id(),
+            lease: Lease::default(),
+            known: None,
+            reported: Reported::default(),
+            released: Released::default(),
+            fenced: Vec::new(),
         }
     }
 
-    /// Follows the core until the service stops. Fails if the core contradicts itself about the
-    /// number of partitions: then devices would change their partition.
+    /// Follows the core until the service stops and others have taken over, or nobody can. Fails if
+    /// the core contradicts itself about the number of partitions: then devices would change theirs.
     pub(crate) async fn run(mut self) -> anyhow::Result<()> {
         let stop = self.ctx.stopping().clone();
         let heartbeat = self.config.core.heartbeat;
-        let mut backoff = Backoff::new(SOONEST_RETRY.min(heartbeat), heartbeat);
+        let mut backoff = Backoff::new(SOONEST_BEAT.min(heartbeat), heartbeat);
+        let mut drained_by = None;
         loop {
-            let heard = Heartbeat {
-                streams: self.streams.subscribed(),
-            };
-            let Some(answer) = stop.run_until_cancelled(self.core.beat(&heard)).await else {
-                break;
-            };
-            let wait = match answer {
+            if stop.is_cancelled() && drained_by.is_none() {
+                drained_by = Some(Instant::now() + self.config.core.drain_limit);
+            }
+            self.fence();
+            let asked_at = Instant::now();
+            let (wait, takers) = match self.beat(drained_by.is_some()).await {
                 Ok(assignment) => {
+                    self.lease.renew(asked_at, assignment.lease());
                     self.core_answers();
-                    self.follow(assignment)?;
                     backoff.reset();
-                    heartbeat
+                    let said = (assignment.ask_again().min(heartbeat), assignment.takers);
+                    self.follow(assignment)?;
+                    said
                 }
                 Err(error) => {
+                    self.lease.core_is_away(Instant::now(), self.patience());
                     self.core_is_away(&error.into());
-                    backoff.next_wait()
+                    self.read_on();
+                    (backoff.next_wait(), 0)
                 }
             };
-            let waiting = tokio::time::sleep(wait);
-            if stop.run_until_cancelled(waiting).await.is_none() {
-                break;
+            if let Some(drained_by) = drained_by {
+                // Nobody is there to take over, or what nobody takes has to be let go.
+                if self.owned.is_empty() || takers == 0 || Instant::now() >= drained_by {
+                    break;
+                }
             }
+            self.pause(wait, drained_by.is_some()).await;
+        }
+        for owned in std::mem::take(&mut self.owned).into_values() {
+            owned.stop.cancel();
+        }
+        self.tasks.close();
+        self.tasks.wait().await;
+        if let Err(error) = self.core.leave(self.incarnation).await {
+            let error = anyhow::Error::from(error);
+            tracing::warn!(
+                error = format!("{error:#}"),
+                "the core does not hear of the stop; it gives the streams away once their lease ends"
+            );
         }
         // The senders end once the last handle on the window is gone.
         drop(self.ingress);
-        self.tasks.close();
-        self.tasks.wait().await;
         Ok(())
+    }
+
+    async fn beat(&mut self, draining: bool) -> Result<Assignment, CoreError> {
+        let reports = self.streams.reports().into_iter();
+        let heartbeat = Heartbeat {
+            incarnation: self.incarnation,
+            capacity: self.config.core.max_streams,
+            draining,
+            known: self.known.clone(),
+            reports: reports
+                .filter(|report| !self.reported.contains(report))
+                .collect(),
+            released: self.released.all(),
+        };
+        let answer = self.core.beat(&heartbeat).await?;
+        self.reported.keep(heartbeat.reports, &self.owned);
+        self.released.forget(&heartbeat.released);
+        Ok(answer)
+    }
+
+    /// How long it is news that the core is away: until the next try has failed as well.
+    fn patience(&self) -> Duration {
+        2 * self.config.core.heartbeat + ANSWER_LIMIT
+    }
+
+    /// Waits until it is time to ask again: `wait` at the most, and less where a stream has news.
+    async fn pause(&self, wait: Duration, is_stopping: bool) {
+        let soonest = SOONEST_BEAT.min(self.config.core.heartbeat);
+        let news = async {
+            tokio::time::sleep(soonest).await;
+            tokio::select! {
+                () = self.streams.changed() => {}
+                () = self.released.changed() => {}
+            }
+        };
+        let stop = self.ctx.stopping();
+        tokio::select! {
+            () = tokio::time::sleep(wait) => {}
+            () = news => {}
+            () = stop.cancelled(), if !is_stopping => {}
+        }
+    }
+
+    /// Closes every socket if the lease ran out, as after a process was frozen.
+    fn fence(&mut self) {
+        if self.owned.is_empty() || self.lease.holds(Instant::now()) {
+            return;
+        }
+        tracing::warn!(
+            streams = self.owned.len(),
+            "the lease ran out before it was renewed: every socket is closed until the core has answered"
+        );
+        for (connection, owned) in std::mem::take(&mut self.owned) {
+            owned.stop.cancel();
+            self.streams.remove(connection);
+            self.fenced.push(owned.assignment);
+        }
+        self.known = None;
+    }
+
+    /// The core is away, so what was closed for want of a lease can be nobody else's: read on.
+    fn read_on(&mut self) {
+        let fenced = std::mem::take(&mut self.fenced);
+        if let Some(ingress) = &self.ingress {
+            let window = ingress.window.clone();
+            for assignment in fenced {
+                self.start(assignment, &window);
+            }
+        }
     }
 
     fn core_answers(&mut self) {
@@ -133,9 +247,13 @@ impl Ownership {
 
     fn follow(&mut self, assignment: Assignment) -> anyhow::Result<()> {
         let window = self.ingress(&assignment)?;
+        self.fenced.clear();
         self.forget_ended();
+        let Some(streams) = assignment.streams else {
+            return Ok(());
+        };
         let current = self.owned.values().map(|owned| &owned.assignment);
-        let changes = Changes::between(current, assignment.streams);
+        let changes = Changes::between(current, streams);
         for connection in changes.stop {
             if let Some(owned) = self.owned.remove(&connection) {
                 owned.stop.cancel();
@@ -145,6 +263,7 @@ impl Ownership {
         for assignment in changes.start {
             self.start(assignment, &window);
         }
+        self.known = Some(assignment.version);
         Ok(())
     }
 
@@ -183,7 +302,8 @@ impl Ownership {
 
     fn open_window(&self, answer: &Assignment) -> anyhow::Result<Window> {
         let topology = topology::ingress(answer.partitions, answer.partition_max_bytes);
-        let link = Link::open(&self.ctx, &self.config.amqp, topology);
+        let name = format!("{}/epoch-{}", self.ctx.full_name(), answer.publisher_epoch);
+        let link = Link::open_as(&self.ctx, &self.config.amqp, topology, name);
         let config = &self.config.window;
         let limits = Limits {
             frames: config.max_envelope_frames as usize,
@@ -208,18 +328,22 @@ impl Ownership {
 
     /// A stream's task ends by itself only by a bug; it harms no other stream and is started again.
     fn forget_ended(&mut self) {
+        let known = &mut self.known;
         self.owned.retain(|connection, owned| {
             let ended = !owned.stop.is_cancelled()
                 && owned.task.as_ref().is_some_and(JoinHandle::is_finished);
             if ended {
                 tracing::error!(%connection, "the stream's task has failed and is started again");
+                // The next answer has to name it once more.
+                *known = None;
             }
             !ended
         });
     }
 
     fn start(&mut self, assignment: StreamAssignment, window: &Window) {
-        let stop = self.ctx.stopping().child_token();
+        // Streams outlive the request to stop, until others have taken over.
+        let stop = self.ctx.letting_go().child_token();
         let task = match Dialect::of(&assignment.provider) {
             None => {
                 let status = self.streams.add(&assignment, StreamState::Unsupported);
@@ -234,10 +358,21 @@ impl Ownership {
                     window: window.clone(),
                     status: self.streams.add(&assignment, StreamState::Connecting),
                     assignment: assignment.clone(),
+                    lease: self.lease.clone(),
                     stop: stop.clone(),
                     let_go: self.ctx.letting_go().clone(),
                 };
-                Some(self.tasks.spawn(stream.run()))
+                let (released, release) = (
+                    self.released.clone(),
+                    Release {
+                        connection: assignment.connection,
+                        epoch: assignment.epoch,
+                    },
+                );
+                Some(self.tasks.spawn(async move {
+                    stream.run().await;
+                    released.add(release);
+                }))
             }
         };
         let owned = Owned {
@@ -249,8 +384,53 @@ impl Ownership {
     }
 }
 
-/// What to do so that what is owned becomes what is assigned. A stream of which anything changed is
-/// stopped and started.
+/// What the core knows of the streams.
+#[derive(Debug, Default)]
+struct Reported(BTreeMap<ConnectionId, StreamReport>);
+
+impl Reported {
+    fn contains(&self, report: &StreamReport) -> bool {
+        self.0.get(&report.connection) == Some(report)
+    }
+
+    /// The core knows these too now. What is owned no more is of no interest to it.
+    fn keep(&mut self, reports: Vec<StreamReport>, owned: &BTreeMap<ConnectionId, Owned>) {
+        self.0
+            .extend(reports.into_iter().map(|r| (r.connection, r)));
+        self.0
+            .retain(|connection, _| owned.contains_key(connection));
+    }
+}
+
+/// Streams whose sockets are closed, until the core knows; clones share them.
+#[derive(Debug, Clone, Default)]
+struct Released(Arc<(Mutex<Vec<Release>>, Notify)>);
+
+impl Released {
+    fn add(&self, release: Release) {
+        self.lock().push(release);
+        self.0.1.notify_one();
+    }
+
+    fn all(&self) -> Vec<Release> {
+        self.lock().clone()
+    }
+
+    fn forget(&self, known: &[Release]) {
+        self.lock().retain(|release| !known.contains(release));
+    }
+
+    async fn changed(&self) {
+        self.0.1.notified().await;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Release>> {
+        self.0.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What to do so that what is owned becomes what is assigned. A connection never changes, so a stream
+/// is another one only by its epoch: then it is stopped and started.
 #[derive(Debug, Default, PartialEq)]
 struct Changes {
     stop: Vec<ConnectionId>,
@@ -268,10 +448,11 @@ impl Changes {
             .collect();
         let mut stop = Vec::new();
         for current in current {
-            if assigned.get(&current.connection) == Some(current) {
-                assigned.remove(&current.connection);
-            } else {
-                stop.push(current.connection);
+            match assigned.get(&current.connection) {
+                Some(same) if same.epoch == current.epoch => {
+                    assigned.remove(&current.connection);
+                }
+                _ => stop.push(current.connection),
             }
         }
         Self {
@@ -287,26 +468,28 @@ mod tests {
     use crate::testing;
 
     #[test]
-    fn only_what_changed_is_stopped_and_started() {
+    fn only_what_has_another_epoch_is_stopped_and_started() {
         let same = testing::assignment("ws://one", None);
         let gone = testing::assignment("ws://two", None);
         let new = testing::assignment("ws://three", None);
         let old = testing::assignment("ws://four", None);
-        let mut variants = vec![old.clone(); 4];
-        variants[0].endpoint = "ws://five".to_owned();
-        variants[1].credential = Some("env:KEY".to_owned());
-        variants[2].settings = serde_json::json!({"vehicles": {"bus-2": ["soc"]}});
-        variants[3].epoch += 1;
-        for changed in variants {
-            let current = [same.clone(), gone.clone(), old.clone()];
-            let assigned = vec![changed.clone(), same.clone(), new.clone()];
-            let mut changes = Changes::between(&current, assigned);
-            changes.start.sort_by_key(|start| start.connection);
-            let mut start = vec![changed, new.clone()];
-            start.sort_by_key(|start| start.connection);
-            assert_eq!(changes.stop, [gone.connection, old.connection]);
-            assert_eq!(changes.start, start);
-        }
+        let renewed = StreamAssignment {
+            epoch: 2,
+            ..old.clone()
+        };
+        // What the core knows of the time before may have grown; the stream is the same.
+        let known_better = StreamAssignment {
+            heard_until: Some(runtime::clock::now()),
+            ..same.clone()
+        };
+        let current = [same, gone.clone(), old.clone()];
+        let assigned = vec![renewed.clone(), known_better, new.clone()];
+        let mut changes = Changes::between(&current, assigned);
+        changes.start.sort_by_key(|start| start.connection);
+        let mut start = vec![renewed, new];
+        start.sort_by_key(|start| start.connection);
+        assert_eq!(changes.stop, [gone.connection, old.connection]);
+        assert_eq!(changes.start, start);
     }
 
     #[test]

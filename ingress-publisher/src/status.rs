@@ -6,96 +6,39 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use runtime::clock;
-use serde::{Deserialize, Serialize};
-use shared_model::control::StreamAssignment;
-use shared_model::{ConnectionId, Provider, SessionId, WorkspaceId};
+use shared_model::control::{StreamAssignment, StreamReport, StreamState};
+use shared_model::{ConnectionId, SessionId};
+use tokio::sync::Notify;
 
 use crate::failure::Failure;
 use crate::metrics;
 
-/// What a stream is doing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum StreamState {
-    /// On the way to a socket.
-    Connecting,
-    /// The socket is open and the subscription is sent.
-    Subscribed,
-    /// Waiting before it connects again.
-    BackingOff,
-    /// Nothing: the provider's protocol is not known here.
-    Unsupported,
-}
-
-impl StreamState {
-    /// Every state.
-    pub const ALL: [Self; 4] = [
-        Self::Connecting,
-        Self::Subscribed,
-        Self::BackingOff,
-        Self::Unsupported,
-    ];
-
-    pub(crate) const fn name(self) -> &'static str {
-        match self {
-            Self::Connecting => "connecting",
-            Self::Subscribed => "subscribed",
-            Self::BackingOff => "backing_off",
-            Self::Unsupported => "unsupported",
-        }
-    }
-}
-
-/// A stream, as `GET /internal/v1/streams` shows it. It holds nothing that is secret.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct StreamReport {
-    /// The connection.
-    pub connection: ConnectionId,
-    /// Whose data these are.
-    pub workspace: WorkspaceId,
-    /// The provider's protocol.
-    pub provider: Provider,
-    /// The owner epoch that frames are marked with.
-    pub epoch: u64,
-    /// What the stream is doing.
-    pub state: StreamState,
-    /// Since when.
-    pub since: DateTime<Utc>,
-    /// The session that is open or was open last.
-    pub session: Option<SessionId>,
-    /// How many frames that session has had.
-    pub frames: u64,
-    /// When its last frame was received.
-    pub last_frame_at: Option<DateTime<Utc>>,
-    /// What went wrong last.
-    pub last_error: Option<String>,
-}
-
 /// Every stream of the publisher; clones share them.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Streams(Arc<Mutex<BTreeMap<ConnectionId, StreamStatus>>>);
+pub(crate) struct Streams {
+    all: Arc<Mutex<BTreeMap<ConnectionId, StreamStatus>>>,
+    changed: Arc<Notify>,
+}
 
 impl Streams {
     /// Adds a stream, in place of an earlier one of the same connection.
     pub(crate) fn add(&self, assignment: &StreamAssignment, state: StreamState) -> StreamStatus {
-        let status = StreamStatus::new(assignment, state);
-        lock(&self.0).insert(assignment.connection, status.clone());
+        let status = StreamStatus::new(assignment, state, Arc::clone(&self.changed));
+        lock(&self.all).insert(assignment.connection, status.clone());
         status
     }
 
     pub(crate) fn remove(&self, connection: ConnectionId) {
-        lock(&self.0).remove(&connection);
+        lock(&self.all).remove(&connection);
     }
 
     pub(crate) fn reports(&self) -> Vec<StreamReport> {
-        lock(&self.0).values().map(StreamStatus::report).collect()
+        lock(&self.all).values().map(StreamStatus::report).collect()
     }
 
-    /// How many are read at the moment.
-    pub(crate) fn subscribed(&self) -> u32 {
-        let reports = self.reports().into_iter();
-        let subscribed = reports.filter(|report| report.state == StreamState::Subscribed);
-        u32::try_from(subscribed.count()).unwrap_or(u32::MAX)
+    /// Returns once a stream has come into another state, or has since the last time.
+    pub(crate) async fn changed(&self) {
+        self.changed.notified().await;
     }
 }
 
@@ -108,10 +51,11 @@ struct Inner {
     report: StreamReport,
     /// Why it last backed off, unless it was subscribed since.
     trouble: Option<&'static str>,
+    changed: Arc<Notify>,
 }
 
 impl StreamStatus {
-    fn new(assignment: &StreamAssignment, state: StreamState) -> Self {
+    fn new(assignment: &StreamAssignment, state: StreamState, changed: Arc<Notify>) -> Self {
         metrics::stream(state, 1);
         Self(Arc::new(Mutex::new(Inner {
             report: StreamReport {
@@ -124,9 +68,13 @@ impl StreamStatus {
                 session: None,
                 frames: 0,
                 last_frame_at: None,
+                receiving: false,
+                reconnects: 0,
                 last_error: None,
+                paused: None,
             },
             trouble: None,
+            changed,
         })))
     }
 
@@ -146,6 +94,7 @@ impl StreamStatus {
         report.session = Some(session);
         report.frames = 0;
         report.last_frame_at = None;
+        report.receiving = false;
         tracing::info!(
             connection = %report.connection,
             workspace = %report.workspace,
@@ -155,10 +104,16 @@ impl StreamStatus {
         );
     }
 
-    pub(crate) fn received(&self, number: u64, at: DateTime<Utc>) {
-        let report = &mut lock(&self.0).report;
+    /// A frame has come; `tells` whether it told of a device.
+    pub(crate) fn received(&self, number: u64, at: DateTime<Utc>, tells: bool) {
+        let mut inner = lock(&self.0);
+        let report = &mut inner.report;
         report.frames = number;
         report.last_frame_at = Some(at);
+        if tells && !report.receiving {
+            report.receiving = true;
+            inner.changed.notify_one();
+        }
     }
 
     /// The same trouble again goes to the debug log only.
@@ -167,6 +122,7 @@ impl StreamStatus {
         let mut inner = lock(&self.0);
         let was = inner.report.state;
         inner.enter(StreamState::BackingOff);
+        inner.report.reconnects += 1;
         inner.report.last_error = Some(failure.to_string());
         let again = inner.trouble.replace(failure.reason()) == Some(failure.reason());
         let report = &inner.report;
@@ -193,6 +149,17 @@ impl StreamStatus {
         } else {
             log!(warn);
         }
+    }
+
+    pub(crate) fn fenced(&self) {
+        let report = &lock(&self.0).report;
+        tracing::warn!(
+            connection = %report.connection,
+            workspace = %report.workspace,
+            provider = %report.provider,
+            epoch = report.epoch,
+            "the lease ran out before it was renewed: the socket is closed"
+        );
     }
 
     pub(crate) fn unsupported(&self) {
@@ -227,6 +194,7 @@ impl Inner {
         metrics::stream(state, 1);
         self.report.state = state;
         self.report.since = clock::now();
+        self.changed.notify_one();
     }
 }
 

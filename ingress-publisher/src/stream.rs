@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::StreamConfig;
 use crate::dialect::Dialect;
 use crate::failure::Failure;
+use crate::lease::Lease;
 use crate::metrics;
 use crate::socket::{self, Socket};
 use crate::status::StreamStatus;
@@ -48,6 +49,8 @@ pub(crate) struct Stream {
     pub(crate) window: Window,
     /// Where to tell what happens.
     pub(crate) status: StreamStatus,
+    /// Until when the stream is ours.
+    pub(crate) lease: Lease,
     /// Asks to read nothing new.
     pub(crate) stop: CancellationToken,
     /// Tells to let go of what is in hand.
@@ -58,6 +61,8 @@ pub(crate) struct Stream {
 enum End {
     /// It was asked to.
     Stopped,
+    /// The stream may be somebody else's by now.
+    Fenced,
     /// Something went wrong.
     Failed(Failure),
 }
@@ -83,8 +88,15 @@ impl Stream {
         // The waits stay below twice the bound that is given here.
         let mut backoff = Backoff::new(self.config.backoff_min, self.config.backoff_max / 2);
         loop {
-            let Err(End::Failed(failure)) = self.live(&mut backoff).await else {
-                break;
+            let failure = match self.live(&mut backoff).await {
+                Err(End::Failed(failure)) => failure,
+                Err(End::Fenced) => {
+                    self.status.fenced();
+                    // Whoever keeps the lease sees the same and stops the stream.
+                    self.stop.cancelled().await;
+                    break;
+                }
+                Ok(()) | Err(End::Stopped) => break,
             };
             let wait = failure.wait(backoff.next_wait());
             self.status.backing_off(&failure, wait);
@@ -98,6 +110,9 @@ impl Stream {
 
     /// Connects and reads one socket to its end.
     async fn live(&self, backoff: &mut Backoff) -> Result<(), End> {
+        if !self.lease.holds(Instant::now()) {
+            return Err(End::Fenced);
+        }
         self.status.connecting();
         let opening = socket::open(&self.assignment, self.dialect, &self.config);
         let mut socket = match self.stop.run_until_cancelled(opening).await {
@@ -157,6 +172,14 @@ impl Stream {
                     self.write(socket, Message::Ping(Bytes::new())).await?;
                 }
                 message = socket.next() => {
+                    if !self.lease.holds(Instant::now()) {
+                        // What was sent while the stream was ours is in the socket still.
+                        if let Some(Ok(message)) = message {
+                            self.take(session, message).await?;
+                        }
+                        self.say_goodbye(session, socket).await?;
+                        return Err(End::Fenced);
+                    }
                     heard = true;
                     match message {
                         Some(Ok(Message::Ping(_))) => self.flush(socket).await?,
@@ -183,10 +206,11 @@ impl Stream {
         };
         session.frames += 1;
         session.first_frame.get_or_insert_with(Instant::now);
+        let device = self.dialect.device(body);
         let partition = partition(
             &self.assignment.workspace,
             self.assignment.connection,
-            &self.dialect.device(body).unwrap_or_default(),
+            device.as_deref().unwrap_or_default(),
             self.window.partitions(),
         );
         let number = &mut session.numbers[partition as usize];
@@ -200,7 +224,9 @@ impl Stream {
             body: Bytes::copy_from_slice(body),
         };
         metrics::frame(self.dialect.name(), body.len());
-        self.status.received(session.frames, frame.received_at);
+        let tells = device.is_some();
+        self.status
+            .received(session.frames, frame.received_at, tells);
         let attributes = Arc::clone(&session.attributes);
         let submitted = self
             .window
@@ -260,7 +286,9 @@ mod tests {
     use tokio::task::JoinHandle;
 
     use super::*;
-    use crate::status::{StreamReport, StreamState, Streams};
+    use shared_model::control::{StreamReport, StreamState};
+
+    use crate::status::Streams;
     use crate::testing::{self, Served, Server, eventually, heard, within};
     use crate::window::Pending;
 
@@ -288,6 +316,7 @@ mod tests {
                 window,
                 status: status.clone(),
                 stop: stop.clone(),
+                lease: testing::lease(),
                 let_go: CancellationToken::new(),
             };
             Self {

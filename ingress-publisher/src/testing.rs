@@ -12,12 +12,13 @@ use shared_model::envelope::Attributes;
 use shared_model::{ConnectionId, Frame, FrameKind, FrameOrigin, Provider, SessionId, WorkspaceId};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::time::{interval, timeout};
+use tokio::time::{Instant, interval, timeout};
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::handshake::server::{Request, Response};
 use tokio_tungstenite::{WebSocketStream, accept_hdr_async};
 
 use crate::config::PublisherConfig;
+use crate::lease::Lease;
 
 /// A configuration with short waits.
 pub(crate) fn config() -> PublisherConfig {
@@ -67,7 +68,15 @@ pub(crate) fn assignment(endpoint: &str, credential: Option<String>) -> StreamAs
         credential,
         settings: json!({"vehicles": {"bus-1": ["soc"]}}),
         epoch: 1,
+        heard_until: None,
     }
+}
+
+/// A lease that does not end in a test.
+pub(crate) fn lease() -> Lease {
+    let lease = Lease::default();
+    lease.renew(Instant::now(), Duration::from_hours(1));
+    lease
 }
 
 /// A provider whose end of each socket the test holds.

@@ -1,5 +1,6 @@
 //! The whole publisher against a core and a provider that the test plays; the broker is away.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use axum::extract::{Path, State};
@@ -9,19 +10,24 @@ use axum::{Json, Router};
 use futures_util::SinkExt;
 use runtime::config::SecretUrl;
 use runtime::lifecycle::Failure;
-use shared_model::Provider;
-use shared_model::control::{Assignment, Heartbeat, StreamAssignment};
+use shared_model::control::{
+    Assignment, Heartbeat, Release, StreamAssignment, StreamReport, StreamState,
+};
+use shared_model::{ConnectionId, Provider};
 use tokio::net::TcpListener;
 use tokio_tungstenite::tungstenite::Message;
 
 use super::*;
 use crate::testing::{self, Server, eventually, heard, within};
 
-/// The core: what it answers, and how many streams it was last told are read.
+/// The core: what it answers, and what it was told.
 #[derive(Debug, Default)]
 struct Script {
     answer: Option<Assignment>,
-    streams: u32,
+    told: BTreeMap<ConnectionId, StreamReport>,
+    released: Vec<Release>,
+    draining: bool,
+    left: bool,
 }
 
 type Core = Arc<Mutex<Script>>;
@@ -33,9 +39,20 @@ async fn beat(
 ) -> Result<Json<Assignment>, StatusCode> {
     assert_eq!(instance, "publisher 0");
     let mut core = core.lock().unwrap();
-    core.streams = heartbeat.streams;
+    if core.answer.is_some() {
+        let reports = heartbeat.reports.into_iter();
+        core.told
+            .extend(reports.map(|report| (report.connection, report)));
+        core.released.extend(heartbeat.released);
+        core.draining |= heartbeat.draining;
+    }
     let answer = core.answer.clone();
     answer.map(Json).ok_or(StatusCode::SERVICE_UNAVAILABLE)
+}
+
+async fn leave(State(core): State<Core>) -> StatusCode {
+    core.lock().unwrap().left = true;
+    StatusCode::NO_CONTENT
 }
 
 struct Setup {
@@ -51,7 +68,10 @@ impl Setup {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let routes = Router::new()
-            .route("/internal/v1/publishers/{instance}", put(beat))
+            .route(
+                "/internal/v1/publishers/{instance}",
+                put(beat).delete(leave),
+            )
             .with_state(Arc::clone(&core));
         tokio::spawn(async { axum::serve(listener, routes).await });
 
@@ -69,10 +89,19 @@ impl Setup {
     }
 
     fn assign(&self, partitions: u32, streams: &[&StreamAssignment]) {
+        self.answer(partitions, streams, 0);
+    }
+
+    fn answer(&self, partitions: u32, streams: &[&StreamAssignment], takers: u32) {
         self.core.lock().unwrap().answer = Some(Assignment {
             partitions,
             partition_max_bytes: 1024 * 1024,
-            streams: streams.iter().copied().cloned().collect(),
+            publisher_epoch: 7,
+            lease_ms: 60_000,
+            ask_again_ms: 50,
+            takers,
+            version: String::new(),
+            streams: Some(streams.iter().copied().cloned().collect()),
         });
     }
 
@@ -115,7 +144,12 @@ async fn streams_follow_what_the_core_assigns() {
         .iter()
         .find(|report| report.provider.as_str() == "acme");
     assert_eq!(skipped.unwrap().state, StreamState::Unsupported);
-    eventually(async || (setup.core.lock().unwrap().streams == 1).then_some(())).await;
+    eventually(async || {
+        let core = setup.core.lock().unwrap();
+        let told = core.told.get(&read.connection)?;
+        (told.state == StreamState::Subscribed && told.frames == 1).then_some(())
+    })
+    .await;
 
     // The core goes away: the stream is read on.
     setup.core.lock().unwrap().answer = None;
@@ -152,6 +186,16 @@ async fn streams_follow_what_the_core_assigns() {
     setup.assign(2, &[]);
     assert!(matches!(heard(&mut socket).await, Message::Close(_)));
     assert_eq!(setup.streams().await, []);
+    drop(socket);
+    let released = Release {
+        connection: read.connection,
+        epoch: 2,
+    };
+    eventually(async || {
+        let core = setup.core.lock().unwrap();
+        core.released.contains(&released).then_some(())
+    })
+    .await;
 
     let metrics = setup.get("/metrics").await.text().await.unwrap();
     for line in [
@@ -171,6 +215,34 @@ async fn streams_follow_what_the_core_assigns() {
     stopping.cancelled().await;
     assert!(!stop.is_finished());
     letting_go.cancel();
+    assert_eq!(within(stop).await.unwrap(), Err(Failure::Drain));
+}
+
+#[tokio::test]
+async fn a_publisher_that_is_asked_to_stop_reads_on_until_others_have_taken_over() {
+    let setup = Setup::start().await;
+    let server = Server::start().await;
+    let read = testing::assignment(&server.endpoint(), None);
+    setup.answer(1, &[&read], 1);
+    let (mut socket, _) = server.accept().await;
+    heard(&mut socket).await;
+    let (ctx, core) = (setup.ctx.clone(), Arc::clone(&setup.core));
+    let stop = tokio::spawn(async move { ctx.stop().await });
+    eventually(async || core.lock().unwrap().draining.then_some(())).await;
+    // Still read, and said to be.
+    socket.send(Message::text("{}")).await.unwrap();
+    eventually(async || {
+        let frames = core.lock().unwrap().told.get(&read.connection)?.frames;
+        (frames == 1).then_some(())
+    })
+    .await;
+    assert!(!stop.is_finished());
+    setup.answer(1, &[], 1);
+    assert!(matches!(heard(&mut socket).await, Message::Close(_)));
+    drop(socket);
+    eventually(async || core.lock().unwrap().left.then_some(())).await;
+    // The frame cannot be confirmed; the test does not wait for that.
+    setup.ctx.letting_go().cancel();
     assert_eq!(within(stop).await.unwrap(), Err(Failure::Drain));
 }
 

@@ -116,6 +116,7 @@ pub async fn start(context: Context, config: GatewayConfig) -> anyhow::Result<So
             "/v1/workspaces/{workspace}/connections/{connection}",
             upstream("core", core),
         )
+        .route("/v1/workspaces/{workspace}/streams", upstream("core", core))
         .route(
             "/v1/workspaces/{workspace}/vehicles",
             upstream("snapshot", snapshot),

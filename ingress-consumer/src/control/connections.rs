@@ -20,10 +20,10 @@ use crate::decide::VehicleState;
 use crate::installation::Installation;
 use crate::interpret::Interpreter;
 use crate::metrics;
-use crate::store::StoreError;
 use crate::store::connection::{self, Connection};
 use crate::store::event_log::{self, NewEvent};
 use crate::store::vehicle::{self, Vehicle, VehicleKey};
+use crate::store::{StoreError, stream};
 
 const PAGE: i64 = 100;
 const LARGEST_PAGE: i64 = 1000;
@@ -81,10 +81,37 @@ impl From<Connection> for ConnectionView {
     }
 }
 
+/// Which part of a list by connection is asked for.
 #[derive(Debug, Deserialize)]
 pub struct Page {
     limit: Option<i64>,
-    after: Option<ConnectionId>,
+    pub(super) after: Option<ConnectionId>,
+}
+
+impl Page {
+    pub(super) fn limit(&self) -> Result<i64, Problem> {
+        let limit = self.limit.unwrap_or(PAGE);
+        if (1..=LARGEST_PAGE).contains(&limit) {
+            return Ok(limit);
+        }
+        let detail = format!("limit is {limit}; write a number from 1 to {LARGEST_PAGE}");
+        Err(Problem::bad_request("invalid-limit", detail))
+    }
+}
+
+/// Cuts what was found to a page of `limit`, and says after what the next one begins. One more than
+/// the page holds tells whether there is a next one.
+pub(super) fn cut<T>(
+    mut found: Vec<T>,
+    limit: i64,
+    id: impl Fn(&T) -> ConnectionId,
+) -> (Vec<T>, Option<ConnectionId>) {
+    let has_more = found.len() as u64 > limit.unsigned_abs();
+    if has_more {
+        found.pop();
+    }
+    let next = found.last().filter(|_| has_more).map(id);
+    (found, next)
 }
 
 #[derive(Debug, Serialize)]
@@ -93,7 +120,7 @@ pub struct Listed {
     next: Option<ConnectionId>,
 }
 
-fn workspace(text: &str) -> Result<WorkspaceId, Problem> {
+pub(super) fn workspace(text: &str) -> Result<WorkspaceId, Problem> {
     WorkspaceId::new(text)
         .map_err(|error| Problem::bad_request("invalid-workspace", error.to_string()))
 }
@@ -280,19 +307,10 @@ pub async fn list(
     Path(name): Path<String>,
     Query(page): Query<Page>,
 ) -> Result<axum::Json<Listed>, Problem> {
-    let limit = page.limit.unwrap_or(PAGE);
-    if !(1..=LARGEST_PAGE).contains(&limit) {
-        let detail = format!("limit is {limit}; write a number from 1 to {LARGEST_PAGE}");
-        return Err(Problem::bad_request("invalid-limit", detail));
-    }
+    let limit = page.limit()?;
     let mut pg = control.pool.acquire().await?;
-    // One more than the page holds tells whether there is a next one.
-    let mut found = connection::list(&mut pg, &workspace(&name)?, page.after, limit + 1).await?;
-    let has_more = found.len() as u64 > limit.unsigned_abs();
-    if has_more {
-        found.pop();
-    }
-    let next = found.last().filter(|_| has_more).map(|last| last.id);
+    let found = connection::list(&mut pg, &workspace(&name)?, page.after, limit + 1).await?;
+    let (found, next) = cut(found, limit, |connection| connection.id);
     Ok(axum::Json(Listed {
         items: found.into_iter().map(Into::into).collect(),
         next,
@@ -316,8 +334,16 @@ pub async fn remove(
     Path((name, id)): Path<(String, ConnectionId)>,
 ) -> Result<StatusCode, Problem> {
     let workspace = workspace(&name)?;
-    let mut pg = control.pool.acquire().await?;
-    if !connection::remove(&mut pg, &workspace, id).await? {
+    let of = &workspace;
+    let removed = db::in_tx(&control.pool, "remove_connection", |mut tx| async move {
+        let removed = connection::remove(&mut tx, of, id).await?;
+        if removed {
+            stream::forget(&mut tx, id).await?;
+        }
+        Ok::<_, StoreError>((tx, removed))
+    })
+    .await?;
+    if !removed {
         return Err(not_found(&workspace, id));
     }
     tracing::info!(%workspace, connection = %id, "a connection was removed");

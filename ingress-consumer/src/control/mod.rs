@@ -2,26 +2,34 @@
 
 mod connections;
 mod publishers;
+mod streams;
 
 use axum::Router;
+use axum::extract::DefaultBodyLimit;
 use axum::http::StatusCode;
 use axum::routing::{get, put};
 use runtime::http::Problem;
 use sqlx::{PgConnection, PgPool};
 
+use crate::config::OwnershipConfig;
 use crate::installation::Installation;
 use crate::store::StoreError;
 
 pub use connections::{ConnectionView, NewConnection};
+pub use streams::{StreamDetails, StreamPage};
+
+/// Some ten thousand streams of which each has something to tell.
+const LARGEST_BODY: usize = 16 * 1024 * 1024;
 
 /// What the control API's handlers share.
 #[derive(Debug, Clone)]
 pub struct Control {
     pool: PgPool,
+    ownership: OwnershipConfig,
 }
 
 /// The control API's routes.
-pub fn routes(pool: PgPool) -> Router {
+pub fn routes(pool: PgPool, ownership: OwnershipConfig) -> Router {
     Router::new()
         .route(
             "/v1/workspaces/{workspace}/connections",
@@ -33,9 +41,12 @@ pub fn routes(pool: PgPool) -> Router {
         )
         .route(
             "/internal/v1/publishers/{instance}",
-            put(publishers::heartbeat),
+            put(publishers::heartbeat).delete(publishers::leave),
         )
-        .with_state(Control { pool })
+        .route("/v1/workspaces/{workspace}/streams", get(streams::list))
+        // A heartbeat tells of as many streams as a publisher has.
+        .layer(DefaultBodyLimit::max(LARGEST_BODY))
+        .with_state(Control { pool, ownership })
 }
 
 /// What was fixed at the first start, which must be over before anything can be connected.

@@ -10,6 +10,7 @@ pub mod parked;
 pub mod relay;
 pub mod session;
 pub mod setting;
+pub mod stream;
 pub mod vehicle;
 
 use runtime::db::{AsSqlError, Migrations};

@@ -1,9 +1,11 @@
 //! What tests stand on: private servers, a world of services per test, and ways to wait.
 
+mod publisher;
 mod servers;
 mod wait;
 mod world;
 
+pub use publisher::PublisherProcess;
 pub use servers::{Servers, servers};
 pub use wait::{eventually, settled};
 pub use world::{Options, World, envelopes, provider};

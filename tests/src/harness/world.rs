@@ -48,6 +48,8 @@ pub struct World {
     pub pool: PgPool,
     /// The world's virtual host.
     pub vhost: String,
+    /// The virtual host's URL.
+    pub amqp: String,
     /// A client for the APIs.
     pub http: Client,
     settings: Vec<Setting>,
@@ -98,6 +100,8 @@ impl World {
             ("http.listen".to_owned(), "127.0.0.1:0".to_owned()),
             ("acceptance.sweep_after".to_owned(), "500ms".to_owned()),
             ("core.heartbeat".to_owned(), "250ms".to_owned()),
+            ("ownership.lease".to_owned(), "3s".to_owned()),
+            ("ownership.overlap".to_owned(), "1s".to_owned()),
             ("stream.backoff_min".to_owned(), "100ms".to_owned()),
             ("stream.backoff_max".to_owned(), "1s".to_owned()),
         ];
@@ -107,6 +111,7 @@ impl World {
             servers,
             pool: PgPool::connect_lazy(&database).expect("the URL is valid"),
             vhost: name,
+            amqp: amqp.clone(),
             http: Client::builder()
                 .timeout(Duration::from_secs(20))
                 .build()
@@ -204,6 +209,15 @@ impl World {
     #[must_use]
     pub fn address(&self, service: Service) -> SocketAddr {
         self.running[&service].1
+    }
+
+    /// The core's base URL.
+    ///
+    /// # Panics
+    /// If there is no core yet.
+    #[must_use]
+    pub fn core_url(&self) -> String {
+        format!("http://{}", self.core.expect("the core was started"))
     }
 
     /// Whether `service` is still running well.

@@ -72,11 +72,22 @@ impl Link {
     /// once; the broker may be away.
     #[must_use]
     pub fn open(context: &Context, config: &AmqpConfig, topology: Topology) -> Self {
+        Self::open_as(context, config, topology, context.full_name())
+    }
+
+    /// The same under another name than `service/instance`.
+    #[must_use]
+    pub fn open_as(
+        context: &Context,
+        config: &AmqpConfig,
+        topology: Topology,
+        name: String,
+    ) -> Self {
         let check = context.readiness().add("rabbitmq");
         let (sender, sessions) = watch::channel(None);
         let link = Self {
             service: context.service(),
-            full_name: context.full_name(),
+            full_name: name,
             config: config.clone(),
             sessions,
         };
@@ -91,7 +102,7 @@ impl Link {
         link
     }
 
-    /// `service/instance`, the connection's name at the broker.
+    /// The connection's name at the broker: `service/instance` unless another was given.
     #[must_use]
     pub fn full_name(&self) -> &str {
         &self.full_name

@@ -1,0 +1,85 @@
+//! Publishers as processes of their own, which can be killed and frozen.
+
+use std::path::Path;
+use std::process::{ExitStatus, Stdio};
+
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::process::{Child, Command};
+
+use super::World;
+
+/// A publisher that runs as a process. It is killed when it is dropped.
+#[derive(Debug)]
+pub struct PublisherProcess {
+    child: Child,
+    pid: Pid,
+}
+
+impl PublisherProcess {
+    /// Starts `program`, a publisher, in `world`, with further settings as environment variables.
+    ///
+    /// # Panics
+    /// If it cannot be started.
+    #[must_use]
+    pub fn start(world: &World, program: &Path, settings: &[(&str, &str)]) -> Self {
+        let mut command = Command::new(program);
+        command
+            .env("AMQP_URL", &world.amqp)
+            .env("HEADRACE_CORE__URL", world.core_url())
+            .env("HEADRACE_CORE__HEARTBEAT", "500ms")
+            .env("HEADRACE_HTTP__LISTEN", "127.0.0.1:0")
+            .env("HEADRACE_STREAM__BACKOFF_MIN", "100ms")
+            .env("HEADRACE_STREAM__BACKOFF_MAX", "1s")
+            .envs(settings.iter().copied())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .kill_on_drop(true);
+        if std::env::var_os("RUST_LOG").is_none() {
+            command.stderr(Stdio::null());
+        }
+        let child = command.spawn().expect("the publisher starts");
+        let pid = child.id().and_then(|id| Pid::from_raw(id.cast_signed()));
+        Self {
+            child,
+            pid: pid.expect("a process that runs has an id"),
+        }
+    }
+
+    /// The part of its instance's name that tells it from others on this machine.
+    #[must_use]
+    pub fn suffix(&self) -> String {
+        format!("-{}", self.pid.as_raw_nonzero())
+    }
+
+    /// Sends it `signal`.
+    ///
+    /// # Panics
+    /// If it has ended.
+    pub fn signal(&self, signal: Signal) {
+        kill_process(self.pid, signal).expect("the publisher runs");
+    }
+
+    /// Waits for its end.
+    ///
+    /// # Panics
+    /// If the system does not tell of it.
+    pub async fn ended(&mut self) -> ExitStatus {
+        self.child.wait().await.expect("its end can be awaited")
+    }
+
+    /// Its resident memory, in bytes.
+    ///
+    /// # Panics
+    /// If it has ended.
+    #[must_use]
+    pub fn resident_bytes(&self) -> u64 {
+        let path = format!("/proc/{}/status", self.pid.as_raw_nonzero());
+        let status = std::fs::read_to_string(path).expect("the publisher runs");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kilobytes = line.and_then(|line| line.trim().strip_suffix(" kB"));
+        kilobytes
+            .and_then(|kb| kb.parse::<u64>().ok())
+            .expect("a size in kB")
+            * 1024
+    }
+}
