@@ -103,6 +103,9 @@ fn consume(context: &Context, pool: &PgPool, config: &ConsumerConfig, installati
     }
     let sweep = sweep::run(context.clone(), pool.clone(), config.acceptance.sweep_after);
     context.spawn("sweep", sweep);
+    let lease = config.ownership.lease;
+    let watch = acceptance::status::watch(context.clone(), pool.clone(), partitions, lease);
+    context.spawn("lost owners", watch);
 }
 
 /// Makes the event log's partitions well before their days come.

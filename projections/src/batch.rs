@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
 use runtime::amqp::Delivery;
-use shared_model::event::{CloudEvent, EventError, Fact};
-use shared_model::{VehicleId, WorkspaceId};
+use shared_model::event::{CloudEvent, ConnectionStatusChanged, EventError, Fact};
+use shared_model::{ConnectionId, VehicleId, WorkspaceId};
 
 /// Which vehicle of which workspace. Sorts like the tables do: by bytes, workspace first.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -35,6 +35,32 @@ pub struct VehicleChange<C> {
     pub change: C,
     /// Which of the batch's events those are.
     pub(crate) events: Vec<usize>,
+}
+
+/// The last that a batch says about one connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConnectionChange {
+    /// Whose connection it is.
+    pub workspace: WorkspaceId,
+    /// How it is doing.
+    pub fact: ConnectionStatusChanged,
+}
+
+impl ConnectionChange {
+    fn of(workspace: &WorkspaceId, fact: ConnectionStatusChanged) -> Result<Self, OutOfRange> {
+        for (name, value) in [
+            ("revision", fact.revision),
+            ("epoch", fact.epoch),
+            ("frames_per_minute", fact.frames_per_minute),
+            ("reconnects", fact.reconnects),
+        ] {
+            i64::try_from(value).map_err(|_| OutOfRange { name, value })?;
+        }
+        Ok(Self {
+            workspace: workspace.clone(),
+            fact,
+        })
+    }
 }
 
 /// A number that no table can hold.
@@ -81,7 +107,11 @@ pub(crate) struct Rejection {
 pub(crate) struct Folded<C> {
     /// By vehicle, in the keys' order.
     pub(crate) changes: Vec<VehicleChange<C>>,
-    /// When each event was committed by the core.
+    /// By workspace and connection, in the keys' order.
+    pub(crate) connections: Vec<ConnectionChange>,
+    /// How many events are about connections.
+    pub(crate) connection_events: u64,
+    /// When each event about vehicles was committed by the core.
     pub(crate) event_times: Vec<DateTime<Utc>>,
     /// How many events are of types that belong to a newer core.
     pub(crate) ignored: u64,
@@ -95,12 +125,15 @@ pub(crate) struct Folded<C> {
 pub(crate) fn fold<C: Change>(deliveries: &[Delivery]) -> Folded<C> {
     let mut folded = Folded {
         changes: Vec::new(),
+        connections: Vec::new(),
+        connection_events: 0,
         event_times: Vec::new(),
         ignored: 0,
         rejections: Vec::new(),
         traceparent: None,
     };
     let mut by_vehicle = BTreeMap::<VehicleKey, (C, Vec<usize>)>::new();
+    let mut by_connection = BTreeMap::<(WorkspaceId, ConnectionId), ConnectionChange>::new();
     for delivery in deliveries {
         let mut reject = |error| {
             folded.rejections.push(Rejection {
@@ -124,8 +157,17 @@ pub(crate) fn fold<C: Change>(deliveries: &[Delivery]) -> Folded<C> {
                 }
             };
             let changes = match changes_of::<C>(&event) {
-                Ok(Some(changes)) => changes,
-                Ok(None) => {
+                Ok(Said::OfVehicles(changes)) => changes,
+                Ok(Said::OfConnection(change)) => {
+                    folded.connection_events += 1;
+                    let key = (change.workspace.clone(), change.fact.connection);
+                    let known = by_connection.entry(key).or_insert_with(|| change.clone());
+                    if change.fact.revision > known.fact.revision {
+                        *known = change;
+                    }
+                    continue;
+                }
+                Ok(Said::Unknown) => {
                     folded.ignored += 1;
                     continue;
                 }
@@ -158,11 +200,26 @@ pub(crate) fn fold<C: Change>(deliveries: &[Delivery]) -> Folded<C> {
             events,
         })
         .collect();
+    folded.connections = by_connection.into_values().collect();
     folded
 }
 
-fn changes_of<C: Change>(event: &CloudEvent) -> Result<Option<Vec<(VehicleId, C)>>, Unreadable> {
-    Ok(event.fact()?.map(C::of).transpose()?)
+/// What an event is about.
+enum Said<C> {
+    OfVehicles(Vec<(VehicleId, C)>),
+    OfConnection(ConnectionChange),
+    /// Its type belongs to a newer core.
+    Unknown,
+}
+
+fn changes_of<C: Change>(event: &CloudEvent) -> Result<Said<C>, Unreadable> {
+    Ok(match event.fact()? {
+        None => Said::Unknown,
+        Some(Fact::ConnectionStatusChanged(fact)) => {
+            Said::OfConnection(ConnectionChange::of(&event.workspace, fact)?)
+        }
+        Some(fact) => Said::OfVehicles(C::of(fact)?),
+    })
 }
 
 #[cfg(test)]
@@ -196,6 +253,7 @@ mod tests {
                     .into_iter()
                     .map(|seen| of(seen.vehicle))
                     .collect(),
+                Fact::ConnectionStatusChanged(_) => Vec::new(),
             })
         }
 

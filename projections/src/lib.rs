@@ -23,7 +23,7 @@ pub mod snapshot;
 
 use std::net::SocketAddr;
 
-pub use batch::{Change, OutOfRange, VehicleChange, VehicleKey};
+pub use batch::{Change, ConnectionChange, OutOfRange, VehicleChange, VehicleKey};
 
 /// A projection that runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -21,7 +21,7 @@ use runtime::{clock, telemetry};
 use shared_model::topology::Subscriber;
 use tracing::Instrument;
 
-use crate::batch::{Change, Folded, VehicleChange, fold};
+use crate::batch::{Change, ConnectionChange, Folded, VehicleChange, fold};
 use crate::metrics::{self, Outcome};
 
 /// The part in which projections differ.
@@ -39,6 +39,16 @@ pub(crate) trait Projection: Sync {
         &self,
         changes: &[VehicleChange<Self::Change>],
     ) -> impl Future<Output = Result<Vec<(String, String)>, sqlx::Error>> + Send;
+
+    /// Writes how connections are doing, where the projection cares, and returns how many rows
+    /// changed.
+    fn write_connections(
+        &self,
+        changes: &[ConnectionChange],
+    ) -> impl Future<Output = Result<u64, sqlx::Error>> + Send {
+        let _ = changes;
+        std::future::ready(Ok(0))
+    }
 }
 
 /// Applies events until the service stops.
@@ -70,9 +80,9 @@ struct Worker<'a, P> {
 }
 
 /// What became of a part of a batch.
-enum Written {
-    /// Committed; these rows changed.
-    Rows(Vec<(String, String)>),
+enum Written<T> {
+    /// Committed; this is what changed.
+    Rows(T),
     /// The database refuses the content.
     Refused(sqlx::Error),
     /// The session was lost, or the service stops while the database is away.
@@ -132,6 +142,13 @@ impl<P: Projection> Worker<'_, P> {
         );
         // A batch may belong to many traces; it continues the first.
         telemetry::continue_trace(&span, folded.traceparent.as_deref());
+        if self
+            .write_connections(&folded.connections, consumer)
+            .await?
+            .is_break()
+        {
+            return Ok(ControlFlow::Break(()));
+        }
         let writing = self.write_all(&folded.changes, consumer).instrument(span);
         Ok(match writing.await? {
             Some(written) => {
@@ -174,19 +191,54 @@ impl<P: Projection> Worker<'_, P> {
         Ok(Some(written))
     }
 
+    /// Writes how connections are doing; breaks if the batch must not be acknowledged.
+    async fn write_connections(
+        &self,
+        changes: &[ConnectionChange],
+        consumer: &Consumer,
+    ) -> anyhow::Result<ControlFlow<()>> {
+        if changes.is_empty() {
+            return Ok(ControlFlow::Continue(()));
+        }
+        let write = || self.projection.write_connections(changes);
+        match self.persist(write, consumer).await? {
+            Written::LetGo => return Ok(ControlFlow::Break(())),
+            Written::Rows(_) => {}
+            Written::Refused(error) => {
+                tracing::error!(
+                    projection = P::NAME,
+                    error = %runtime::telemetry::chain(&error),
+                    "the database refuses what events say about connections; it is left out"
+                );
+                metrics::rejected(P::NAME, "refused_by_database");
+            }
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+
     /// Writes one part, however long the database is away.
     async fn write(
         &self,
         part: &[VehicleChange<P::Change>],
         consumer: &Consumer,
-    ) -> anyhow::Result<Written> {
+    ) -> anyhow::Result<Written<Vec<(String, String)>>> {
         if part.is_empty() {
             return Ok(Written::Rows(Vec::new()));
         }
+        self.persist(|| self.projection.write(part), consumer).await
+    }
+
+    async fn persist<T, F>(
+        &self,
+        write: impl Fn() -> F,
+        consumer: &Consumer,
+    ) -> anyhow::Result<Written<T>>
+    where
+        F: Future<Output = Result<T, sqlx::Error>>,
+    {
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
         loop {
-            let writing = self.projection.write(part);
-            let error = match self.context.letting_go().run_until_cancelled(writing).await {
+            let error = match self.context.letting_go().run_until_cancelled(write()).await {
                 None => return Ok(Written::LetGo),
                 Some(Ok(rows)) => return Ok(Written::Rows(rows)),
                 Some(Err(error)) => error,
@@ -221,7 +273,8 @@ fn count<P: Projection>(folded: &Folded<P::Change>, written: &BTreeSet<(String, 
     }
     let unchanged = folded.event_times.len() - applied.len();
     metrics::batch(P::NAME);
-    metrics::events(P::NAME, Outcome::Applied, applied.len() as u64);
+    let told = applied.len() as u64 + folded.connection_events;
+    metrics::events(P::NAME, Outcome::Applied, told);
     metrics::events(P::NAME, Outcome::Unchanged, unchanged as u64);
     metrics::events(P::NAME, Outcome::Ignored, folded.ignored);
     let newest = applied.iter().map(|&&index| folded.event_times[index]);

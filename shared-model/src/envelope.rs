@@ -35,7 +35,7 @@ const NUMBERS: RangeInclusive<u64> = 1..=(i64::MAX as u64 - 1);
 /// Partitions that every reader can store.
 const PARTITIONS: RangeInclusive<u32> = 0..=(i32::MAX as u32);
 /// Years of receipt that can be true, and that every reader can store.
-const YEARS: RangeInclusive<i32> = 2000..=9999;
+pub(crate) const YEARS: RangeInclusive<i32> = 2000..=9999;
 
 /// What all frames of an envelope have in common.
 #[derive(Debug, Clone, PartialEq, Eq)]

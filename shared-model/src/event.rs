@@ -35,14 +35,17 @@ pub enum EventType {
     VehicleSnapshotChanged,
     /// Vehicles were heard from, their values as before.
     VehiclesSeen,
+    /// A connection is doing otherwise than before.
+    ConnectionStatusChanged,
 }
 
 impl EventType {
     /// Every type.
-    pub const ALL: [Self; 3] = [
+    pub const ALL: [Self; 4] = [
         Self::VehicleRegistered,
         Self::VehicleSnapshotChanged,
         Self::VehiclesSeen,
+        Self::ConnectionStatusChanged,
     ];
 
     /// The type's name on the wire.
@@ -52,6 +55,7 @@ impl EventType {
             Self::VehicleRegistered => "vehicle.registered",
             Self::VehicleSnapshotChanged => "vehicle.snapshot.changed",
             Self::VehiclesSeen => "vehicles.seen",
+            Self::ConnectionStatusChanged => "connection.status.changed",
         }
     }
 
@@ -83,7 +87,7 @@ pub struct CloudEvent<D = Value> {
     /// See [`EventType`]; a name that is not known here belongs to a newer core.
     #[serde(rename = "type")]
     pub kind: String,
-    /// The vehicle that the event is about; absent where it is about several.
+    /// The vehicle or connection that the event is about; absent where it is about several.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub subject: Option<String>,
     /// When the core committed it (UTC).
@@ -212,6 +216,9 @@ impl CloudEvent {
                 Fact::VehicleSnapshotChanged(VehicleSnapshotChanged::deserialize(&self.data)?)
             }
             EventType::VehiclesSeen => Fact::VehiclesSeen(VehiclesSeen::deserialize(&self.data)?),
+            EventType::ConnectionStatusChanged => {
+                Fact::ConnectionStatusChanged(ConnectionStatusChanged::deserialize(&self.data)?)
+            }
         }))
     }
 }
@@ -225,6 +232,8 @@ pub enum Fact {
     VehicleSnapshotChanged(VehicleSnapshotChanged),
     /// Data of [`EventType::VehiclesSeen`].
     VehiclesSeen(VehiclesSeen),
+    /// Data of [`EventType::ConnectionStatusChanged`].
+    ConnectionStatusChanged(ConnectionStatusChanged),
 }
 
 impl Fact {
@@ -235,16 +244,18 @@ impl Fact {
             Self::VehicleRegistered(_) => EventType::VehicleRegistered,
             Self::VehicleSnapshotChanged(_) => EventType::VehicleSnapshotChanged,
             Self::VehiclesSeen(_) => EventType::VehiclesSeen,
+            Self::ConnectionStatusChanged(_) => EventType::ConnectionStatusChanged,
         }
     }
 
-    /// The event's subject: the vehicle, where there is exactly one.
+    /// The event's subject: the vehicle, where there is exactly one, or the connection.
     #[must_use]
-    pub fn subject(&self) -> Option<&VehicleId> {
+    pub fn subject(&self) -> Option<String> {
         match self {
-            Self::VehicleRegistered(fact) => Some(&fact.vehicle),
-            Self::VehicleSnapshotChanged(fact) => Some(&fact.vehicle),
+            Self::VehicleRegistered(fact) => Some(fact.vehicle.to_string()),
+            Self::VehicleSnapshotChanged(fact) => Some(fact.vehicle.to_string()),
             Self::VehiclesSeen(_) => None,
+            Self::ConnectionStatusChanged(fact) => Some(fact.connection.to_string()),
         }
     }
 
@@ -258,6 +269,7 @@ impl Fact {
             Self::VehicleRegistered(fact) => serde_json::to_value(fact),
             Self::VehicleSnapshotChanged(fact) => serde_json::to_value(fact),
             Self::VehiclesSeen(fact) => serde_json::to_value(fact),
+            Self::ConnectionStatusChanged(fact) => serde_json::to_value(fact),
         };
         data.expect("facts have text keys and finite numbers, so they are JSON")
     }
@@ -329,6 +341,38 @@ pub struct VehicleSeen {
     pub signals: BTreeMap<String, Provenance>,
 }
 
+/// How a connection is doing now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConnectionStatusChanged {
+    /// The connection.
+    pub connection: ConnectionId,
+    /// Its provider.
+    pub provider: Provider,
+    /// Orders what is said of the connection.
+    pub revision: u64,
+    /// `connected`, `subscribed`, `silent` or `disconnected`; `removed` for good.
+    pub status: String,
+    /// Since when (UTC).
+    pub since: DateTime<Utc>,
+    /// Why, as a word from a closed set, such as `closed` or `unowned`.
+    pub reason: Option<String>,
+    /// What went wrong last.
+    pub error: Option<String>,
+    /// The publisher that reads it, or did last.
+    pub owner: String,
+    /// The owner epoch.
+    pub epoch: u64,
+    /// Frames in the minute before.
+    pub frames_per_minute: u64,
+    /// How often the owner had to connect again.
+    pub reconnects: u64,
+}
+
+impl ConnectionStatusChanged {
+    /// The status of a connection that is no more.
+    pub const REMOVED: &'static str = "removed";
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -362,13 +406,13 @@ mod tests {
             },
             fact.event_type(),
             WorkspaceId::new("demo").unwrap(),
-            fact.subject().map(ToString::to_string),
+            fact.subject(),
             None,
             fact.to_data(),
         )
     }
 
-    fn facts() -> [Fact; 3] {
+    fn facts() -> [Fact; 4] {
         [
             Fact::VehicleRegistered(VehicleRegistered {
                 vehicle: vehicle(),
@@ -400,6 +444,19 @@ mod tests {
                     signals: BTreeMap::from([("state_of_charge".to_owned(), provenance())]),
                 }],
             }),
+            Fact::ConnectionStatusChanged(ConnectionStatusChanged {
+                connection: "01890a5d-ac96-774b-bcce-b302099a8057".parse().unwrap(),
+                provider: Provider::new("viriciti").unwrap(),
+                revision: 4,
+                status: "disconnected".to_owned(),
+                since: at(100),
+                reason: Some("closed".to_owned()),
+                error: Some("the provider closed the socket".to_owned()),
+                owner: "publisher-0".to_owned(),
+                epoch: 3,
+                frames_per_minute: 60,
+                reconnects: 1,
+            }),
         ]
     }
 
@@ -422,7 +479,7 @@ mod tests {
         let read = CloudEvent::decode(BATCH_CONTENT_TYPE, &body).unwrap();
         assert_eq!(
             read.iter().map(Result::is_ok).collect::<Vec<_>>(),
-            [true, false, true]
+            [true, false, true, true]
         );
     }
 

@@ -133,6 +133,14 @@ pub async fn start(context: Context, config: GatewayConfig) -> anyhow::Result<So
             "/v1/workspaces/{workspace}/health",
             upstream("health", health),
         )
+        .route(
+            "/v1/workspaces/{workspace}/health/connections",
+            upstream("health", health),
+        )
+        .route(
+            "/v1/workspaces/{workspace}/health/connections/{connection}",
+            upstream("health", health),
+        )
         .layer(DefaultBodyLimit::max(LARGEST_BODY));
     http::serve(&context, &config.http, routes).await
 }

@@ -12,6 +12,7 @@
 mod fold;
 mod reading;
 mod registry;
+pub mod status;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

@@ -11,11 +11,12 @@ use runtime::{clock, db};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use shared_model::partition::partition;
-use shared_model::{ConnectionId, Provider, WorkspaceId};
+use shared_model::{ConnectionId, EventType, Provider, WorkspaceId};
 use sqlx::{Postgres, Transaction};
 
 use super::{Control, installation};
 use crate::acceptance::registered;
+use crate::acceptance::status::events;
 use crate::decide::VehicleState;
 use crate::installation::Installation;
 use crate::interpret::Interpreter;
@@ -23,7 +24,7 @@ use crate::metrics;
 use crate::store::connection::{self, Connection};
 use crate::store::event_log::{self, NewEvent};
 use crate::store::vehicle::{self, Vehicle, VehicleKey};
-use crate::store::{StoreError, stream};
+use crate::store::{StoreError, status, stream};
 
 const PAGE: i64 = 100;
 const LARGEST_PAGE: i64 = 1000;
@@ -335,17 +336,24 @@ pub async fn remove(
 ) -> Result<StatusCode, Problem> {
     let workspace = workspace(&name)?;
     let of = &workspace;
+    let shards = installation(&mut *control.pool.acquire().await?)
+        .await?
+        .partitions;
     let removed = db::in_tx(&control.pool, "remove_connection", |mut tx| async move {
         let removed = connection::remove(&mut tx, of, id).await?;
+        let mut told = Vec::new();
         if removed {
             stream::forget(&mut tx, id).await?;
+            told.extend(status::remove(&mut tx, id).await?);
         }
-        Ok::<_, StoreError>((tx, removed))
+        event_log::append(&mut tx, &events(&told, shards), None).await?;
+        Ok::<_, StoreError>((tx, removed.then_some(told.len())))
     })
     .await?;
-    if !removed {
+    let Some(told) = removed else {
         return Err(not_found(&workspace, id));
-    }
+    };
+    metrics::appended(EventType::ConnectionStatusChanged.name(), told as u64);
     tracing::info!(%workspace, connection = %id, "a connection was removed");
     Ok(StatusCode::NO_CONTENT)
 }

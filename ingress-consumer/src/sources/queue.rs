@@ -12,7 +12,8 @@ use runtime::backoff::Backoff;
 use runtime::config::BatchLimit;
 use runtime::db::{AsSqlError, Disposition, disposition};
 use runtime::{Context, telemetry};
-use shared_model::{Envelope, EnvelopeError, headers, topology};
+use shared_model::connection_status::{self, StatusError};
+use shared_model::{Envelope, EnvelopeError, StatusReport, headers, topology};
 use tracing::Instrument;
 use xxhash_rust::xxh3::xxh3_128;
 
@@ -97,11 +98,11 @@ impl PartitionConsumer {
         consumer: &Consumer,
         deliveries: &[Delivery],
     ) -> anyhow::Result<Accepted> {
-        let (frames, malformed) = decode(deliveries);
+        let batch = decode(deliveries);
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
         loop {
             // Let go of, a batch that may or may not have been committed is delivered again.
-            let attempt = self.attempt(&frames, &malformed);
+            let attempt = self.attempt(&batch);
             let letting_go = self.context.letting_go();
             match letting_go.run_until_cancelled(attempt).await {
                 None => return Ok(Accepted::Dropped),
@@ -130,18 +131,15 @@ impl PartitionConsumer {
         }
     }
 
-    async fn attempt(
-        &self,
-        frames: &[Received],
-        malformed: &[ParkedFrame],
-    ) -> Result<(), StoreError> {
-        for message in malformed {
+    async fn attempt(&self, batch: &Decoded) -> Result<(), StoreError> {
+        for message in &batch.malformed {
             self.acceptance.park_message(message.clone()).await?;
         }
-        if frames.is_empty() {
-            return Ok(());
+        if !batch.frames.is_empty() {
+            self.acceptance.accept(&batch.frames).await?;
         }
-        self.acceptance.accept(frames).await
+        // What is said of a connection stands behind the frames that it speaks of.
+        self.acceptance.accept_statuses(&batch.statuses).await
     }
 }
 
@@ -152,33 +150,58 @@ fn is_passing(error: &StoreError) -> bool {
             .is_some_and(|error| disposition(error) == Disposition::Retry)
 }
 
-/// The deliveries' frames, and the deliveries that are no envelopes.
-fn decode(deliveries: &[Delivery]) -> (Vec<Received>, Vec<ParkedFrame>) {
-    let mut frames = Vec::new();
-    let mut malformed = Vec::new();
+/// What deliveries hold.
+#[derive(Default)]
+struct Decoded {
+    frames: Vec<Received>,
+    statuses: Vec<StatusReport>,
+    /// Deliveries that are neither.
+    malformed: Vec<ParkedFrame>,
+}
+
+fn decode(deliveries: &[Delivery]) -> Decoded {
+    let mut decoded = Decoded::default();
     for delivery in deliveries {
+        if delivery.content_type == connection_status::CONTENT_TYPE {
+            match StatusReport::decode(&delivery.body) {
+                Ok(report) => decoded.statuses.push(report),
+                Err(error) => {
+                    let reason = match error {
+                        StatusError::VersionUnknown { .. } => Reason::UnsupportedVersion,
+                        StatusError::Json(_) | StatusError::OutOfRange(_) => {
+                            Reason::UndecodableEnvelope
+                        }
+                    };
+                    decoded.malformed.push(park(delivery, reason, &error));
+                }
+            }
+            continue;
+        }
         match Envelope::decode(&delivery.headers, &delivery.body) {
             Ok(envelope) => {
                 let attributes = Arc::new(envelope.attributes);
-                frames.extend(envelope.frames.into_iter().map(|frame| Received {
+                let frames = envelope.frames.into_iter().map(|frame| Received {
                     attributes: Arc::clone(&attributes),
                     partition: envelope.partition,
                     frame,
-                }));
+                });
+                decoded.frames.extend(frames);
             }
-            Err(error) => malformed.push(park(delivery, &error)),
+            Err(error) => {
+                let reason = match error {
+                    EnvelopeError::VersionUnknown { .. } => Reason::UnsupportedVersion,
+                    EnvelopeError::HeaderMissing(_)
+                    | EnvelopeError::HeaderInvalid { .. }
+                    | EnvelopeError::BodyInvalid { .. } => Reason::UndecodableEnvelope,
+                };
+                decoded.malformed.push(park(delivery, reason, &error));
+            }
         }
     }
-    (frames, malformed)
+    decoded
 }
 
-fn park(delivery: &Delivery, error: &EnvelopeError) -> ParkedFrame {
-    let reason = match error {
-        EnvelopeError::VersionUnknown { .. } => Reason::UnsupportedVersion,
-        EnvelopeError::HeaderMissing(_)
-        | EnvelopeError::HeaderInvalid { .. }
-        | EnvelopeError::BodyInvalid { .. } => Reason::UndecodableEnvelope,
-    };
+fn park(delivery: &Delivery, reason: Reason, error: &dyn std::fmt::Display) -> ParkedFrame {
     tracing::warn!(
         message_id = delivery.message_id,
         reason = reason.name(),

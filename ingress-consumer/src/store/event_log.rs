@@ -15,7 +15,7 @@ pub const CHANNEL: &str = "headrace_event_log";
 /// An event to append.
 #[derive(Debug, Clone, PartialEq)]
 pub struct NewEvent {
-    /// The vehicle's shard.
+    /// The vehicle's or connection's shard.
     pub shard: u32,
     /// Whose data it carries.
     pub workspace: WorkspaceId,
@@ -83,10 +83,7 @@ pub async fn append(
         .iter()
         .map(|event| event.fact.event_type().name().to_owned())
         .collect();
-    let subjects: Vec<_> = events
-        .iter()
-        .map(|event| event.fact.subject().map(ToString::to_string))
-        .collect();
+    let subjects: Vec<_> = events.iter().map(|event| event.fact.subject()).collect();
     let data: Vec<_> = events.iter().map(|event| event.fact.to_data()).collect();
     sqlx::query!(
         "INSERT INTO core.event_log

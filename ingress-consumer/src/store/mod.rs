@@ -10,6 +10,7 @@ pub mod parked;
 pub mod relay;
 pub mod session;
 pub mod setting;
+pub mod status;
 pub mod stream;
 pub mod vehicle;
 

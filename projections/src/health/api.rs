@@ -9,6 +9,7 @@ use serde::Serialize;
 use serde_json::Number;
 use sqlx::PgPool;
 
+use super::connection;
 use super::freshness::{Freshness, Limits};
 use super::store::{self, Count};
 use crate::api;
@@ -27,7 +28,22 @@ pub(super) fn routes(pool: PgPool, limits: Limits) -> Router {
             "/v1/workspaces/{workspace}/vehicles/{vehicle}/health",
             get(find),
         )
-        .with_state(Source { pool, limits })
+        .with_state(Source {
+            pool: pool.clone(),
+            limits,
+        })
+        .merge(
+            Router::new()
+                .route(
+                    "/v1/workspaces/{workspace}/health/connections",
+                    get(connection::list),
+                )
+                .route(
+                    "/v1/workspaces/{workspace}/health/connections/{connection}",
+                    get(connection::find),
+                )
+                .with_state(pool),
+        )
 }
 
 /// A vehicle's health as answered.
@@ -51,10 +67,11 @@ struct SummaryAnswer {
     stale: i64,
     offline: i64,
     never_seen: i64,
+    connections: connection::Summary,
 }
 
 impl SummaryAnswer {
-    fn new(workspace: String, counts: &[Count]) -> Self {
+    fn new(workspace: String, counts: &[Count], connections: connection::Summary) -> Self {
         let of = |freshness| -> i64 {
             let of = counts.iter().filter(|count| count.freshness == freshness);
             of.map(|count| count.vehicles).sum()
@@ -66,6 +83,7 @@ impl SummaryAnswer {
             stale: of(Freshness::Stale),
             offline: of(Freshness::Offline),
             never_seen: of(Freshness::NeverSeen),
+            connections,
         }
     }
 }
@@ -93,8 +111,14 @@ async fn summary(
     Path(workspace): Path<String>,
 ) -> Result<Json<SummaryAnswer>, Problem> {
     let workspace = api::workspace(workspace)?;
-    let counts = store::count(&mut *source.pool.acquire().await?, &workspace).await?;
-    Ok(Json(SummaryAnswer::new(workspace.into(), &counts)))
+    let mut pg = source.pool.acquire().await?;
+    let counts = store::count(&mut pg, &workspace).await?;
+    let connections = connection::count(&mut pg, &workspace).await?;
+    Ok(Json(SummaryAnswer::new(
+        workspace.into(),
+        &counts,
+        connections,
+    )))
 }
 
 /// Whole seconds as a whole number.
@@ -129,10 +153,17 @@ mod tests {
             },
         ];
         assert_eq!(
-            serde_json::to_value(SummaryAnswer::new("demo".into(), &counts)).unwrap(),
+            serde_json::to_value(SummaryAnswer::new(
+                "demo".into(),
+                &counts,
+                connection::Summary::default()
+            ))
+            .unwrap(),
             json!({"workspace": "demo", "vehicles": 5, "fresh": 3, "stale": 0, "offline": 0,
-                "never_seen": 2})
+                "never_seen": 2,
+                "connections": {"connected": 0, "subscribed": 0, "silent": 0, "disconnected": 0}})
         );
-        assert_eq!(SummaryAnswer::new("demo".into(), &[]).vehicles, 0);
+        let none = SummaryAnswer::new("demo".into(), &[], connection::Summary::default());
+        assert_eq!(none.vehicles, 0);
     }
 }

@@ -59,6 +59,8 @@ impl Change for Heard {
                 .into_iter()
                 .map(|seen| (seen.vehicle, Self::received(seen.last_received_at)))
                 .collect(),
+            // Not about a vehicle; see `connection`.
+            Fact::ConnectionStatusChanged(_) => Vec::new(),
         })
     }
 

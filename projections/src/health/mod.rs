@@ -10,6 +10,7 @@
 
 mod api;
 mod config;
+mod connection;
 mod fold;
 mod freshness;
 mod store;
@@ -22,11 +23,12 @@ use shared_model::topology::{self, Subscriber};
 use sqlx::PgPool;
 
 pub use config::{FreshnessConfig, HealthConfig};
+pub use connection::ConnectionHealth;
 pub use fold::Heard;
 pub use freshness::{Freshness, Judgement, Limits, Run, freshness_at};
 
 use crate::projection::{self, Projection};
-use crate::{Started, VehicleChange, metrics};
+use crate::{ConnectionChange, Started, VehicleChange, metrics};
 
 /// The migrations of the schema `health`.
 pub static MIGRATIONS: Migrations = Migrations {
@@ -85,5 +87,17 @@ impl Projection for HealthProjection {
         }
         let keys = written.into_iter().map(|row| (row.workspace, row.vehicle));
         Ok(keys.collect())
+    }
+
+    async fn write_connections(&self, changes: &[ConnectionChange]) -> Result<u64, sqlx::Error> {
+        db::in_tx(
+            &self.pool,
+            "health_apply_connections",
+            |mut transaction| async move {
+                let written = connection::upsert(&mut transaction, changes).await?;
+                Ok::<_, sqlx::Error>((transaction, written))
+            },
+        )
+        .await
     }
 }

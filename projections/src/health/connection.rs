@@ -1,0 +1,220 @@
+//! How connections are doing: what events say, stored and answered.
+
+use axum::Json;
+use axum::extract::State;
+use chrono::{DateTime, Utc};
+use runtime::http::{Path, Problem, Query};
+use serde::{Deserialize, Serialize};
+use shared_model::event::ConnectionStatusChanged;
+use shared_model::{ConnectionId, ConnectionStatus, WorkspaceId};
+use sqlx::{PgConnection, PgPool};
+use uuid::Uuid;
+
+use crate::ConnectionChange;
+use crate::api;
+
+const PAGE: i64 = 100;
+const LARGEST_PAGE: i64 = 1000;
+
+/// Keeps what `changes` say, at most one a connection, where it is news; returns how many were.
+pub(super) async fn upsert(
+    connection: &mut PgConnection,
+    changes: &[ConnectionChange],
+) -> Result<u64, sqlx::Error> {
+    let workspaces: Vec<_> = changes.iter().map(|c| c.workspace.to_string()).collect();
+    let facts = || changes.iter().map(|change| &change.fact);
+    let connections: Vec<_> = facts().map(|fact| fact.connection.0).collect();
+    let providers: Vec<_> = facts().map(|fact| fact.provider.to_string()).collect();
+    let revisions: Vec<_> = facts().map(|fact| fact.revision as i64).collect();
+    let statuses: Vec<_> = facts().map(|fact| fact.status.clone()).collect();
+    let since: Vec<_> = facts().map(|fact| fact.since).collect();
+    let reasons: Vec<_> = facts().map(|fact| fact.reason.clone()).collect();
+    let errors: Vec<_> = facts().map(|fact| fact.error.clone()).collect();
+    let owners: Vec<_> = facts().map(|fact| fact.owner.clone()).collect();
+    let epochs: Vec<_> = facts().map(|fact| fact.epoch as i64).collect();
+    let rates: Vec<_> = facts().map(|fact| fact.frames_per_minute as i64).collect();
+    let reconnects: Vec<_> = facts().map(|fact| fact.reconnects as i64).collect();
+    let done = sqlx::query!(
+        r#"
+        INSERT INTO health.connection AS stored
+            (workspace, connection, provider, revision, status, since, reason, last_error, owner, epoch,
+             frames_per_minute, reconnects, removed)
+        SELECT change.*, change.status = $13
+        FROM UNNEST(
+            $1::text[], $2::uuid[], $3::text[], $4::bigint[], $5::text[], $6::timestamptz[], $7::text[],
+            $8::text[], $9::text[], $10::bigint[], $11::bigint[], $12::bigint[]
+        ) AS change
+            (workspace, connection, provider, revision, status, since, reason, last_error, owner, epoch,
+             frames_per_minute, reconnects)
+        -- Everybody locks rows in the same order, so nobody waits in a circle.
+        ORDER BY change.workspace COLLATE "C", change.connection
+        ON CONFLICT (workspace, connection) DO UPDATE
+        SET provider = excluded.provider, revision = excluded.revision, status = excluded.status,
+            since = excluded.since, reason = excluded.reason,
+            -- What went wrong last stays to be seen while all is well again.
+            last_error = COALESCE(excluded.last_error, stored.last_error),
+            owner = excluded.owner, epoch = excluded.epoch,
+            frames_per_minute = excluded.frames_per_minute, reconnects = excluded.reconnects,
+            removed = excluded.removed
+        WHERE excluded.revision > stored.revision
+        "#,
+        &workspaces,
+        &connections,
+        &providers,
+        &revisions,
+        &statuses,
+        &since,
+        &reasons as &[Option<String>],
+        &errors as &[Option<String>],
+        &owners,
+        &epochs,
+        &rates,
+        &reconnects,
+        ConnectionStatusChanged::REMOVED,
+    )
+    .execute(connection)
+    .await?;
+    Ok(done.rows_affected())
+}
+
+/// A connection's health as answered.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ConnectionHealth {
+    /// The connection.
+    pub connection: Uuid,
+    /// Its provider.
+    pub provider: String,
+    /// `connected`, `subscribed`, `silent` or `disconnected`.
+    pub status: String,
+    /// Since when (UTC).
+    pub since: DateTime<Utc>,
+    /// Why, as a word.
+    pub reason: Option<String>,
+    /// What went wrong last, even if all is well since.
+    pub last_error: Option<String>,
+    /// The publisher that reads it, or did last.
+    pub owner: String,
+    /// The owner epoch.
+    pub epoch: i64,
+    /// Frames in the last minute that was counted.
+    pub frames_per_minute: i64,
+    /// How often its owner had to connect again.
+    pub reconnects: i64,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct Listed {
+    items: Vec<ConnectionHealth>,
+    next: Option<Uuid>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct Page {
+    limit: Option<i64>,
+    after: Option<Uuid>,
+}
+
+/// `GET /v1/workspaces/{workspace}/health/connections`
+pub(super) async fn list(
+    State(pool): State<PgPool>,
+    Path(workspace): Path<String>,
+    Query(page): Query<Page>,
+) -> Result<Json<Listed>, Problem> {
+    let workspace = api::workspace(workspace)?;
+    let limit = page.limit.unwrap_or(PAGE);
+    if !(1..=LARGEST_PAGE).contains(&limit) {
+        let detail = format!("limit is {limit}; write a number from 1 to {LARGEST_PAGE}");
+        return Err(Problem::bad_request("invalid-limit", detail));
+    }
+    let mut items = sqlx::query_as!(
+        ConnectionHealth,
+        "
+        SELECT connection, provider, status, since, reason, last_error, owner, epoch,
+            frames_per_minute, reconnects
+        FROM health.connection
+        WHERE workspace = $1 AND NOT removed AND ($2::uuid IS NULL OR connection > $2)
+        ORDER BY connection
+        LIMIT $3
+        ",
+        workspace.as_str(),
+        page.after,
+        limit + 1,
+    )
+    .fetch_all(&pool)
+    .await?;
+    // One more than the page holds tells whether there is a next one.
+    let has_more = items.len() as u64 > limit.unsigned_abs();
+    if has_more {
+        items.pop();
+    }
+    let next = items
+        .last()
+        .filter(|_| has_more)
+        .map(|last| last.connection);
+    Ok(Json(Listed { items, next }))
+}
+
+/// `GET /v1/workspaces/{workspace}/health/connections/{connection}`
+pub(super) async fn find(
+    State(pool): State<PgPool>,
+    Path((workspace, id)): Path<(String, ConnectionId)>,
+) -> Result<Json<ConnectionHealth>, Problem> {
+    let workspace = api::workspace(workspace)?;
+    let found = sqlx::query_as!(
+        ConnectionHealth,
+        "
+        SELECT connection, provider, status, since, reason, last_error, owner, epoch,
+            frames_per_minute, reconnects
+        FROM health.connection
+        WHERE workspace = $1 AND connection = $2 AND NOT removed
+        ",
+        workspace.as_str(),
+        id.0,
+    )
+    .fetch_optional(&pool)
+    .await?;
+    found.map(Json).ok_or_else(|| {
+        let detail = format!("nothing was heard of a connection {id} in workspace {workspace}");
+        Problem::not_found("connection-not-found", detail)
+    })
+}
+
+/// A workspace's connections by status.
+#[derive(Debug, Default, PartialEq, Eq, Serialize)]
+pub(super) struct Summary {
+    connected: i64,
+    subscribed: i64,
+    silent: i64,
+    disconnected: i64,
+}
+
+/// Counts a workspace's connections.
+pub(super) async fn count(
+    connection: &mut PgConnection,
+    workspace: &WorkspaceId,
+) -> Result<Summary, sqlx::Error> {
+    let rows = sqlx::query!(
+        r#"
+        SELECT status, count(*) AS "connections!"
+        FROM health.connection
+        WHERE workspace = $1 AND NOT removed
+        GROUP BY status
+        "#,
+        workspace.as_str(),
+    )
+    .fetch_all(connection)
+    .await?;
+    let mut summary = Summary::default();
+    for row in rows {
+        // A status of a newer core is none of these.
+        let count = match ConnectionStatus::from_name(&row.status) {
+            Some(ConnectionStatus::Connected) => &mut summary.connected,
+            Some(ConnectionStatus::Subscribed) => &mut summary.subscribed,
+            Some(ConnectionStatus::Silent) => &mut summary.silent,
+            Some(ConnectionStatus::Disconnected) => &mut summary.disconnected,
+            None => continue,
+        };
+        *count += row.connections;
+    }
+    Ok(summary)
+}
