@@ -6,6 +6,9 @@ use reqwest::Url;
 use runtime::config::{AmqpConfig, Config, HttpConfig, Problems};
 use serde::{Deserialize, Serialize};
 
+const SMALLEST_SPOOL: u64 = 1024 * 1024;
+const LARGEST_SPOOL: u64 = 1 << 50;
+
 /// Everything that can be set.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -20,6 +23,8 @@ pub struct PublisherConfig {
     pub stream: StreamConfig,
     /// What lies between the sockets and the broker.
     pub window: WindowConfig,
+    /// What is kept on disk while the broker takes nothing.
+    pub spool: SpoolConfig,
 }
 
 /// How to reach the core.
@@ -68,6 +73,16 @@ pub struct WindowConfig {
     pub max_envelope_bytes: u32,
 }
 
+/// What is kept on disk while the broker takes nothing.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SpoolConfig {
+    /// Where. Several publishers of one machine may share it.
+    pub directory: String,
+    /// Bytes of messages, over all partitions. Beyond, the window fills.
+    pub max_bytes: u64,
+}
+
 impl Default for PublisherConfig {
     fn default() -> Self {
         Self {
@@ -90,6 +105,10 @@ impl Default for PublisherConfig {
                 max_envelope_frames: 256,
                 max_envelope_bytes: 128 * 1024,
             },
+            spool: SpoolConfig {
+                directory: "/var/lib/headrace/spool".to_owned(),
+                max_bytes: 1024 * 1024 * 1024,
+            },
         }
     }
 }
@@ -99,6 +118,7 @@ impl Config for PublisherConfig {
         self.amqp.validate(problems);
         self.core.validate(problems);
         self.stream.validate(problems);
+        self.spool.validate(problems);
         self.window.validate(problems);
         if self.window.max_bytes < self.stream.max_frame_bytes {
             problems.add(
@@ -144,6 +164,29 @@ impl StreamConfig {
             let fix = "write a number from 1 to 8388608 (8 MiB)";
             problems.add("stream.max_frame_bytes", &self.max_frame_bytes, fix);
         }
+    }
+}
+
+impl SpoolConfig {
+    fn validate(&self, problems: &mut Problems) {
+        if self.directory.is_empty() {
+            let fix = "write a directory that outlives restarts";
+            problems.add("spool.directory", &self.directory, fix);
+        }
+        if !(SMALLEST_SPOOL..=LARGEST_SPOOL).contains(&self.max_bytes) {
+            let fix = "write a number of bytes from 1048576 (1 MiB) to 1125899906842624 (1 PiB)";
+            problems.add("spool.max_bytes", &self.max_bytes, fix);
+        }
+    }
+
+    /// What is wrong if the directory cannot be used: something that only trying tells.
+    pub(crate) fn unusable(&self, error: &std::io::Error) -> Problems {
+        let mut problems = Problems::default();
+        let fix = format!(
+            "it cannot be made or written ({error}); name a directory in which the service may make files"
+        );
+        problems.add("spool.directory", &self.directory, &fix);
+        problems
     }
 }
 
@@ -197,12 +240,16 @@ mod tests {
         config.stream.backoff_max = config.stream.backoff_min;
         config.window.in_flight = 0;
         config.window.max_bytes = 10;
+        config.spool.directory = String::new();
+        config.spool.max_bytes = 1;
         assert_eq!(
             problems(&config),
             [
                 "core.url",
                 "core.heartbeat",
                 "stream.backoff_max",
+                "spool.directory",
+                "spool.max_bytes",
                 "window.in_flight",
                 "window.max_bytes"
             ]

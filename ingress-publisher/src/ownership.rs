@@ -4,6 +4,7 @@
 //! connected. While the core is away, what is owned is read on: nobody else can be granted it.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
@@ -11,9 +12,9 @@ use runtime::Context;
 use runtime::amqp::{Link, Publisher};
 use runtime::backoff::Backoff;
 use runtime::http::Check;
-use shared_model::ConnectionId;
 use shared_model::control::{Assignment, Heartbeat, StreamAssignment};
 use shared_model::topology;
+use shared_model::{ConnectionId, StreamSettings};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -21,7 +22,9 @@ use tokio_util::task::TaskTracker;
 use crate::config::PublisherConfig;
 use crate::control::Core;
 use crate::dialect::Dialect;
-use crate::sender::Sender;
+use crate::pack::Packer;
+use crate::sender::{Broker, Sender};
+use crate::spool::{Spool, SpoolDirectory};
 use crate::status::{StreamState, Streams};
 use crate::stream::Stream;
 use crate::window::{Limits, Window};
@@ -37,6 +40,7 @@ pub(crate) struct Ownership {
     check: Check,
     core_is_up: Option<bool>,
     streams: Streams,
+    spool: Arc<SpoolDirectory>,
     ingress: Option<Ingress>,
     owned: BTreeMap<ConnectionId, Owned>,
     tasks: TaskTracker,
@@ -61,7 +65,13 @@ struct Owned {
 
 impl Ownership {
     /// Owns nothing yet.
-    pub(crate) fn new(ctx: Context, config: PublisherConfig, core: Core, streams: Streams) -> Self {
+    pub(crate) fn new(
+        ctx: Context,
+        config: PublisherConfig,
+        core: Core,
+        streams: Streams,
+        spool: Arc<SpoolDirectory>,
+    ) -> Self {
         Self {
             check: ctx.readiness().add("core"),
             ctx,
@@ -69,6 +79,7 @@ impl Ownership {
             core,
             core_is_up: None,
             streams,
+            spool,
             ingress: None,
             owned: BTreeMap::new(),
             tasks: TaskTracker::new(),
@@ -191,17 +202,34 @@ impl Ownership {
         };
         let in_flight = usize::try_from(config.in_flight).context("window.in_flight")?;
         let (window, queues) = Window::open(answer.partitions, config);
+        self.spool.check_partitions(answer.partitions)?;
         for (partition, queue) in (0..).zip(queues) {
             // Each has a channel of its own: the broker slows channels down, not queues.
             let publisher = Publisher::new(link.clone());
-            // What was read is published even while the service stops.
-            let let_go = self.ctx.letting_go().clone();
             let publish = move |message| {
-                let (publisher, let_go) = (publisher.clone(), let_go.clone());
-                async move { publisher.publish_until_confirmed(&message, &let_go).await }
+                let publisher = publisher.clone();
+                async move { publisher.publish_now(&message).await }
             };
-            let sender = Sender::new(partition, queue, limits, in_flight, publish);
-            self.ctx.spawn("sender", async { Ok(sender.run().await?) });
+            let broker = Broker {
+                publish,
+                link: link.state(),
+                // What was read is published even while the service stops.
+                let_go: self.ctx.letting_go().clone(),
+            };
+            let (directory, board) = (Arc::clone(&self.spool), window.board().clone());
+            let opening = tokio::task::spawn_blocking(move || Spool::open(&directory, partition));
+            self.ctx.spawn("sender", async move {
+                let sender = Sender {
+                    partition,
+                    queue,
+                    packer: Packer::new(partition, limits),
+                    in_flight,
+                    broker,
+                    spool: opening.await?.context("the spool cannot be opened")?,
+                    board,
+                };
+                Ok(sender.run().await?)
+            });
         }
         Ok(window)
     }
@@ -227,12 +255,16 @@ impl Ownership {
                 None
             }
             Some(dialect) => {
+                let source = window.source();
+                let status = self.streams.add(&assignment, StreamState::Connecting);
+                status.watch(source.waits());
                 let stream = Stream {
                     dialect,
+                    overflow: settings(&assignment).overflow,
                     owner: self.ctx.instance().to_owned(),
                     config: self.config.stream.clone(),
-                    window: window.clone(),
-                    status: self.streams.add(&assignment, StreamState::Connecting),
+                    source,
+                    status,
                     assignment: assignment.clone(),
                     stop: stop.clone(),
                     let_go: self.ctx.letting_go().clone(),
@@ -247,6 +279,21 @@ impl Ownership {
         };
         self.owned.insert(owned.assignment.connection, owned);
     }
+}
+
+/// The stream's own settings. The core refuses those that cannot be read.
+fn settings(assignment: &StreamAssignment) -> StreamSettings {
+    StreamSettings::split(&assignment.settings).map_or_else(
+        |error| {
+            tracing::warn!(
+                connection = %assignment.connection,
+                error,
+                "the stream's settings cannot be read; the defaults are used"
+            );
+            StreamSettings::default()
+        },
+        |(own, _)| own,
+    )
 }
 
 /// What to do so that what is owned becomes what is assigned. A stream of which anything changed is

@@ -12,6 +12,7 @@ use shared_model::{ConnectionId, Provider, SessionId, WorkspaceId};
 
 use crate::failure::Failure;
 use crate::metrics;
+use crate::pause::{PauseReason, Waits};
 
 /// What a stream is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -69,6 +70,9 @@ pub struct StreamReport {
     pub last_frame_at: Option<DateTime<Utc>>,
     /// What went wrong last.
     pub last_error: Option<String>,
+    /// Why the socket is not read at the moment, although it is open.
+    #[serde(default)]
+    pub paused: Option<PauseReason>,
 }
 
 /// Every stream of the publisher; clones share them.
@@ -108,6 +112,8 @@ struct Inner {
     report: StreamReport,
     /// Why it last backed off, unless it was subscribed since.
     trouble: Option<&'static str>,
+    /// Whether it waits for room in the window.
+    waits: Option<Waits>,
 }
 
 impl StreamStatus {
@@ -125,13 +131,24 @@ impl StreamStatus {
                 frames: 0,
                 last_frame_at: None,
                 last_error: None,
+                paused: None,
             },
             trouble: None,
+            waits: None,
         })))
     }
 
     pub(crate) fn report(&self) -> StreamReport {
-        lock(&self.0).report.clone()
+        let inner = lock(&self.0);
+        StreamReport {
+            paused: inner.waits.as_ref().and_then(Waits::paused),
+            ..inner.report.clone()
+        }
+    }
+
+    /// Shows from now on whether the stream waits.
+    pub(crate) fn watch(&self, waits: Waits) {
+        lock(&self.0).waits = Some(waits);
     }
 
     pub(crate) fn connecting(&self) {

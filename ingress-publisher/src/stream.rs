@@ -15,6 +15,7 @@ use runtime::clock;
 use shared_model::control::StreamAssignment;
 use shared_model::envelope::Attributes;
 use shared_model::partition::partition;
+use shared_model::stream_settings::Overflow;
 use shared_model::{Frame, FrameKind, FrameOrigin, SessionId};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout_at};
 use tokio_tungstenite::tungstenite::Message;
@@ -28,7 +29,7 @@ use crate::failure::Failure;
 use crate::metrics;
 use crate::socket::{self, Socket};
 use crate::status::StreamStatus;
-use crate::window::Window;
+use crate::window::{Source, Topic};
 
 /// How long the provider may take to answer our goodbye.
 const FAREWELL: Duration = Duration::from_secs(2);
@@ -40,12 +41,14 @@ pub(crate) struct Stream {
     pub(crate) assignment: StreamAssignment,
     /// How its provider speaks.
     pub(crate) dialect: Dialect,
+    /// What becomes of its frames while the broker takes fewer than come.
+    pub(crate) overflow: Overflow,
     /// The publisher's instance.
     pub(crate) owner: String,
     /// How to deal with sockets.
     pub(crate) config: StreamConfig,
     /// Where frames go.
-    pub(crate) window: Window,
+    pub(crate) source: Source,
     /// Where to tell what happens.
     pub(crate) status: StreamStatus,
     /// Asks to read nothing new.
@@ -131,7 +134,7 @@ impl Stream {
                 owner: self.owner.clone(),
             }),
             frames: 0,
-            numbers: vec![0; self.window.partitions() as usize],
+            numbers: vec![0; self.source.partitions() as usize],
             first_frame: None,
         }
     }
@@ -183,11 +186,12 @@ impl Stream {
         };
         session.frames += 1;
         session.first_frame.get_or_insert_with(Instant::now);
+        let device = self.dialect.device(body);
         let partition = partition(
             &self.assignment.workspace,
             self.assignment.connection,
-            &self.dialect.device(body).unwrap_or_default(),
-            self.window.partitions(),
+            device.as_deref().unwrap_or_default(),
+            self.source.partitions(),
         );
         let number = &mut session.numbers[partition as usize];
         *number += 1;
@@ -202,9 +206,10 @@ impl Stream {
         metrics::frame(self.dialect.name(), body.len());
         self.status.received(session.frames, frame.received_at);
         let attributes = Arc::clone(&session.attributes);
+        let topic = device.and_then(|device| self.topic(&device, body));
         let submitted = self
-            .window
-            .submit(partition, attributes, frame, &self.let_go);
+            .source
+            .submit(partition, attributes, frame, topic, &self.let_go);
         submitted.await.map_err(|Stopped| {
             tracing::error!(
                 connection = %self.assignment.connection,
@@ -215,6 +220,17 @@ impl Stream {
                 "a frame that found no room in the window is let go"
             );
             End::Stopped
+        })
+    }
+
+    /// What the frame is about, if newer frames about the same may replace it.
+    fn topic(&self, device: &str, body: &[u8]) -> Option<Topic> {
+        if self.overflow == Overflow::Block {
+            return None;
+        }
+        Some(Topic {
+            device: device.into(),
+            label: self.dialect.label(body)?.as_ref().into(),
         })
     }
 
@@ -262,7 +278,7 @@ mod tests {
     use super::*;
     use crate::status::{StreamReport, StreamState, Streams};
     use crate::testing::{self, Served, Server, eventually, heard, within};
-    use crate::window::Pending;
+    use crate::window::{Pending, PendingFrame, Window};
 
     const ECHO: &str = r#"{"vehicles":{"bus-1":["soc"]}}"#;
 
@@ -285,7 +301,8 @@ mod tests {
                 dialect: Dialect::Viriciti,
                 owner: "publisher-0".to_owned(),
                 config: config.stream,
-                window,
+                overflow: Overflow::Block,
+                source: window.source(),
                 status: status.clone(),
                 stop: stop.clone(),
                 let_go: CancellationToken::new(),
@@ -299,8 +316,11 @@ mod tests {
             }
         }
 
-        async fn next(&mut self, partition: usize) -> Pending {
-            within(self.queues[partition].recv()).await.unwrap()
+        async fn next(&mut self, partition: usize) -> PendingFrame {
+            match within(self.queues[partition].recv()).await.unwrap() {
+                Pending::Frame(frame) => frame,
+                Pending::Message(message) => panic!("no frame: {message:?}"),
+            }
         }
 
         async fn report_with_error(&self) -> StreamReport {

@@ -8,5 +8,6 @@ mod end_to_end;
 mod freshness;
 mod management;
 mod poison;
+mod spool;
 mod stops;
 mod volume;

@@ -160,10 +160,12 @@ fn decode(deliveries: &[Delivery]) -> (Vec<Received>, Vec<ParkedFrame>) {
         match Envelope::decode(&delivery.headers, &delivery.body) {
             Ok(envelope) => {
                 let attributes = Arc::new(envelope.attributes);
+                let mut conflated = envelope.conflated;
                 frames.extend(envelope.frames.into_iter().map(|frame| Received {
                     attributes: Arc::clone(&attributes),
                     partition: envelope.partition,
                     frame,
+                    conflated: std::mem::take(&mut conflated),
                 }));
             }
             Err(error) => malformed.push(park(delivery, &error)),

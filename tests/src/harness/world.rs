@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use headrace::gateway::{self, GatewayConfig, Upstreams};
 use headrace::services::{Service, Setting};
 use provider_sim::{DEFAULT_API_KEY, ScriptedConfig, ScriptedProvider};
+use rangemap::RangeInclusiveSet;
 use reqwest::Client;
 use runtime::Context;
 use runtime::amqp::{Link, Message, Publisher};
@@ -91,6 +92,7 @@ impl World {
         let name = format!("world_{}", WORLDS.fetch_add(1, Ordering::Relaxed));
         let database = servers.database(&name).await;
         let amqp = servers.vhost(&name).await;
+        let spool = servers.private.data().path().join("spool").join(&name);
         let mut settings = vec![
             ("database.url".to_owned(), database.clone()),
             ("database.max_connections".to_owned(), "6".to_owned()),
@@ -100,6 +102,7 @@ impl World {
             ("core.heartbeat".to_owned(), "250ms".to_owned()),
             ("stream.backoff_min".to_owned(), "100ms".to_owned()),
             ("stream.backoff_max".to_owned(), "1s".to_owned()),
+            ("spool.directory".to_owned(), spool.display().to_string()),
         ];
         let own = options.settings.iter();
         settings.extend(own.map(|(key, value)| ((*key).to_owned(), (*value).to_owned())));
@@ -361,7 +364,7 @@ impl World {
             exchange: topology::INGRESS_EXCHANGE,
             routing_key: topology::ingress_routing_key(partition),
             message_id: "test".to_owned(),
-            content_type: CONTENT_TYPE,
+            content_type: CONTENT_TYPE.into(),
             headers,
             body: body.into(),
         };
@@ -510,6 +513,7 @@ pub fn envelopes(workspace: &str, connection: ConnectionId, bodies: &[String]) -
                 origin: FrameOrigin::Live,
                 body: bytes::Bytes::from(body.clone()),
             }],
+            conflated: RangeInclusiveSet::new(),
         }
     };
     bodies.iter().map(envelope).collect()
