@@ -105,9 +105,15 @@ pub(super) fn sync(directory: &Path) -> io::Result<()> {
 
 /// Frames are nobody else's business.
 fn make(directory: &Path) -> io::Result<()> {
+    if directory.is_dir() {
+        return Ok(());
+    }
     let mut builder = DirBuilder::new();
     builder.recursive(true).mode(0o700).create(directory)?;
-    directory.parent().map_or(Ok(()), sync)
+    let parent = directory
+        .parent()
+        .filter(|path| !path.as_os_str().is_empty());
+    sync(parent.unwrap_or(Path::new(".")))
 }
 
 fn lock(slot: &Path) -> io::Result<Option<File>> {
