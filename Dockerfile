@@ -40,6 +40,11 @@ COPY --chmod=755 infra/container/is-ready /usr/local/bin/
 USER 10001:10001
 
 FROM base AS ingress-publisher
+# A volume that is new takes its owner from here.
+USER root
+RUN install --directory --owner=10001 --group=10001 --mode=700 /var/lib/headrace/spool
+USER 10001:10001
+VOLUME /var/lib/headrace/spool
 COPY --from=build /programs/ingress-publisher /usr/local/bin/
 ENTRYPOINT ["ingress-publisher"]
 

@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 
 /// A stop may take 25 s in all.
 const LONGEST_DRAIN: Duration = Duration::from_secs(22);
+const SMALLEST_SPOOL: u64 = 1024 * 1024;
+const LARGEST_SPOOL: u64 = 1 << 50;
 
 /// Everything that can be set.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -23,6 +25,8 @@ pub struct PublisherConfig {
     pub stream: StreamConfig,
     /// What lies between the sockets and the broker.
     pub window: WindowConfig,
+    /// What is kept on disk while the broker takes nothing.
+    pub spool: SpoolConfig,
 }
 
 /// How to reach the core.
@@ -76,6 +80,16 @@ pub struct WindowConfig {
     pub max_envelope_bytes: u32,
 }
 
+/// What is kept on disk while the broker takes nothing.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SpoolConfig {
+    /// Where. Several publishers of one machine may share it.
+    pub directory: String,
+    /// Bytes of messages, over all partitions. Beyond, the window fills.
+    pub max_bytes: u64,
+}
+
 impl Default for PublisherConfig {
     fn default() -> Self {
         Self {
@@ -100,6 +114,10 @@ impl Default for PublisherConfig {
                 max_envelope_frames: 256,
                 max_envelope_bytes: 128 * 1024,
             },
+            spool: SpoolConfig {
+                directory: "/var/lib/headrace/spool".to_owned(),
+                max_bytes: 1024 * 1024 * 1024,
+            },
         }
     }
 }
@@ -109,6 +127,7 @@ impl Config for PublisherConfig {
         self.amqp.validate(problems);
         self.core.validate(problems);
         self.stream.validate(problems);
+        self.spool.validate(problems);
         self.window.validate(problems);
         if self.window.max_bytes < self.stream.max_frame_bytes {
             problems.add(
@@ -164,6 +183,29 @@ impl StreamConfig {
     }
 }
 
+impl SpoolConfig {
+    fn validate(&self, problems: &mut Problems) {
+        if self.directory.is_empty() {
+            let fix = "write a directory that outlives restarts";
+            problems.add("spool.directory", &self.directory, fix);
+        }
+        if !(SMALLEST_SPOOL..=LARGEST_SPOOL).contains(&self.max_bytes) {
+            let fix = "write a number of bytes from 1048576 (1 MiB) to 1125899906842624 (1 PiB)";
+            problems.add("spool.max_bytes", &self.max_bytes, fix);
+        }
+    }
+
+    /// What is wrong if the directory cannot be used: something that only trying tells.
+    pub(crate) fn unusable(&self, error: &std::io::Error) -> Problems {
+        let mut problems = Problems::default();
+        let fix = format!(
+            "it cannot be made or written ({error}); name a directory in which the service may make files"
+        );
+        problems.add("spool.directory", &self.directory, &fix);
+        problems
+    }
+}
+
 impl WindowConfig {
     fn validate(&self, problems: &mut Problems) {
         at_least_one("window.max_bytes", self.max_bytes, problems);
@@ -214,12 +256,16 @@ mod tests {
         config.stream.backoff_max = config.stream.backoff_min;
         config.window.in_flight = 0;
         config.window.max_bytes = 10;
+        config.spool.directory = String::new();
+        config.spool.max_bytes = 1;
         assert_eq!(
             problems(&config),
             [
                 "core.url",
                 "core.heartbeat",
                 "stream.backoff_max",
+                "spool.directory",
+                "spool.max_bytes",
                 "window.in_flight",
                 "window.max_bytes"
             ]

@@ -6,28 +6,38 @@
 //! the broker confirms.
 //!
 //! What is guaranteed: a frame that was read is published again and again, always with the same
-//! message id, until the broker has confirmed it; only a hard stop can end that, and it says how
-//! much it let go of. Memory is bounded. A stream in trouble harms no other.
+//! message id, until the broker has confirmed it. What the broker does not take goes to a spool on
+//! disk, which a stop and a crash leave as it is. Only a hard stop while the disk takes nothing lets
+//! frames go, and says how many. Memory is bounded. A stream in trouble harms no other.
 //!
 //! What happens when the other side is down:
 //! - *the core*: at the start nothing is read, as nobody says what; later everything that is owned
 //!   is read on. The service asks again with backoff, and never exits for it;
-//! - *the broker*: frames fill the window, then no socket is read any more, and the provider feels
-//!   that. All goes on once the broker is back;
+//! - *the broker*: frames go to the spool; once that is full they fill the window, then no socket is
+//!   read any more, and the provider feels that. All goes on once the broker is back;
+//! - *the disk*: as if the spool were full. A spool that cannot be used at the start ends the service;
 //! - *a provider*: its stream connects again with jittered backoff and subscribes anew. What the
 //!   provider sent meanwhile is lost to us: the protocols have no replay.
 
 mod api;
 mod config;
+mod conflate;
 mod control;
 mod credential;
 mod dialect;
 mod failure;
+mod flow;
 mod lease;
 mod metrics;
+mod news;
 mod ownership;
+mod pack;
+mod parcel;
+mod pause;
 mod sender;
 mod socket;
+mod spool;
+mod spool_watch;
 mod status;
 mod stream;
 #[cfg(test)]
@@ -35,14 +45,18 @@ mod testing;
 mod window;
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
+use anyhow::Context as _;
 use runtime::Context;
 
 pub use api::StreamsPage;
-pub use config::{CoreConfig, PublisherConfig, StreamConfig, WindowConfig};
+pub use config::{CoreConfig, PublisherConfig, SpoolConfig, StreamConfig, WindowConfig};
+pub use pause::PauseReason;
 
 use control::Core;
 use ownership::Ownership;
+use spool::SpoolDirectory;
 use status::Streams;
 
 /// A publisher that runs.
@@ -54,16 +68,31 @@ pub struct Started {
 
 /// Starts the publisher on `ctx` and returns; core, broker and providers may be away.
 ///
-/// Fails if the HTTP server cannot listen or the core's URL is none.
+/// Fails if the HTTP server cannot listen, the core's URL is none, or the spool cannot be used.
 pub async fn start(ctx: Context, config: PublisherConfig) -> anyhow::Result<Started> {
     metrics::begin();
     let streams = Streams::default();
     let core = Core::new(&config.core.url, ctx.instance())?;
     let routes = api::routes(ctx.instance().to_owned(), streams.clone());
     let http = runtime::http::serve(&ctx, &config.http, routes).await?;
-    let ownership = Ownership::new(ctx.clone(), config, core, streams);
+    let spool = Arc::new(claim(&config).await?);
+    let watch = spool_watch::run(
+        ctx.stopping().clone(),
+        ctx.readiness().add("spool"),
+        spool.depth().clone(),
+    );
+    ctx.spawn("spool", watch);
+    let ownership = Ownership::new(ctx.clone(), config, core, streams, spool);
     ctx.spawn("ownership", ownership.run());
     Ok(Started { http })
+}
+
+async fn claim(config: &PublisherConfig) -> anyhow::Result<SpoolDirectory> {
+    let config = config.spool.clone();
+    let claiming = tokio::task::spawn_blocking(move || {
+        SpoolDirectory::claim(&config).map_err(|error| config.unusable(&error))
+    });
+    Ok(claiming.await.context("claiming the spool")??)
 }
 
 #[cfg(test)]

@@ -1,12 +1,15 @@
 //! Metrics of the publisher. Labels are closed sets: neither workspaces nor connections.
 
 use std::sync::{LazyLock, Mutex, PoisonError};
+use std::time::Duration;
 
 use opentelemetry::KeyValue;
 use opentelemetry::global;
 use opentelemetry::metrics::{Counter, Gauge, Meter, UpDownCounter};
 
 use shared_model::control::StreamState;
+
+use crate::pause::PauseReason;
 
 static METER: LazyLock<Meter> = LazyLock::new(|| global::meter("headrace"));
 
@@ -52,6 +55,41 @@ static WINDOW_BYTES: LazyLock<UpDownCounter<i64>> = LazyLock::new(|| {
         .build()
 });
 
+static CONFLATED: LazyLock<Counter<u64>> = LazyLock::new(|| {
+    METER
+        .u64_counter("headrace_publisher_conflated_frames")
+        .with_description("Frames that a newer one replaced before they were sent")
+        .build()
+});
+
+static SPOOL_BYTES: LazyLock<UpDownCounter<i64>> = LazyLock::new(|| {
+    METER
+        .i64_up_down_counter("headrace_spool_bytes")
+        .with_description("Bytes of messages in the spool")
+        .build()
+});
+
+static SPOOL_MESSAGES: LazyLock<UpDownCounter<i64>> = LazyLock::new(|| {
+    METER
+        .i64_up_down_counter("headrace_spool_messages")
+        .with_description("Messages in the spool")
+        .build()
+});
+
+static SPOOL_AGE: LazyLock<Gauge<f64>> = LazyLock::new(|| {
+    METER
+        .f64_gauge("headrace_spool_oldest_age_seconds")
+        .with_description("For how long the oldest message has been in the spool; 0 if it is empty")
+        .build()
+});
+
+static SPOOL_DAMAGED: LazyLock<Counter<u64>> = LazyLock::new(|| {
+    METER
+        .u64_counter("headrace_spool_damaged_segments")
+        .with_description("Files of the spool that were damaged and are set aside")
+        .build()
+});
+
 static PAUSED: LazyLock<Gauge<u64>> = LazyLock::new(|| {
     METER
         .u64_gauge("headrace_ingress_paused")
@@ -65,7 +103,12 @@ pub(crate) fn begin() {
         stream(state, 0);
     }
     window_bytes(0);
-    let _pause_and_end = Pause::begin();
+    spool(0, 0);
+    spool_age(Duration::ZERO);
+    SPOOL_DAMAGED.add(0, &[]);
+    for reason in PauseReason::ALL {
+        paused(reason, 0);
+    }
 }
 
 pub(crate) fn frame(provider: &'static str, bytes: usize) {
@@ -92,29 +135,34 @@ pub(crate) fn window_bytes(change: i64) {
     WINDOW_BYTES.add(change, &[]);
 }
 
-static PAUSES: Mutex<u32> = Mutex::new(0);
-
-/// While it lives, a socket is not read because the window is full.
-#[derive(Debug)]
-pub(crate) struct Pause(());
-
-impl Pause {
-    pub(crate) fn begin() -> Self {
-        count(|pauses| pauses + 1);
-        Self(())
-    }
+/// A frame was replaced by a newer one.
+pub(crate) fn conflated(provider: &str) {
+    CONFLATED.add(1, &[KeyValue::new("provider", provider.to_owned())]);
 }
 
-impl Drop for Pause {
-    fn drop(&mut self) {
-        count(|pauses| pauses - 1);
-    }
+/// So many more bytes and messages are in the spool.
+pub(crate) fn spool(bytes: i64, messages: i64) {
+    SPOOL_BYTES.add(bytes, &[]);
+    SPOOL_MESSAGES.add(messages, &[]);
 }
 
-fn count(change: impl Fn(u32) -> u32) {
+pub(crate) fn spool_age(age: Duration) {
+    SPOOL_AGE.record(age.as_secs_f64(), &[]);
+}
+
+pub(crate) fn spool_segment_damaged() {
+    SPOOL_DAMAGED.add(1, &[]);
+}
+
+/// How many sources of the process wait, by reason.
+static PAUSES: Mutex<[i64; PauseReason::ALL.len()]> = Mutex::new([0; PauseReason::ALL.len()]);
+
+/// `change` more sources are not read for `reason`.
+pub(crate) fn paused(reason: PauseReason, change: i64) {
     // Recorded under the lock, so that the last one to record is right.
     let mut pauses = PAUSES.lock().unwrap_or_else(PoisonError::into_inner);
-    *pauses = change(*pauses);
-    let now = u64::from(*pauses > 0);
-    PAUSED.record(now, &[KeyValue::new("reason", "window_full")]);
+    let count = &mut pauses[reason as usize];
+    *count += change;
+    let now = u64::from(*count > 0);
+    PAUSED.record(now, &[KeyValue::new("reason", reason.name())]);
 }

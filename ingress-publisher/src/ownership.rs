@@ -9,7 +9,7 @@
 //! there are any others.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
@@ -17,12 +17,9 @@ use runtime::amqp::{Link, Publisher};
 use runtime::backoff::Backoff;
 use runtime::http::Check;
 use runtime::{Context, clock};
-use shared_model::ConnectionId;
-use shared_model::control::{
-    Assignment, Heartbeat, Release, StreamAssignment, StreamReport, StreamState,
-};
+use shared_model::control::{Assignment, Heartbeat, Release, StreamAssignment, StreamState};
 use shared_model::topology;
-use tokio::sync::Notify;
+use shared_model::{ConnectionId, StreamSettings};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -33,7 +30,10 @@ use crate::config::PublisherConfig;
 use crate::control::{ANSWER_LIMIT, Core, CoreError};
 use crate::dialect::Dialect;
 use crate::lease::Lease;
-use crate::sender::Sender;
+use crate::news::{Released, Reported};
+use crate::pack::Packer;
+use crate::sender::{Broker, Sender};
+use crate::spool::{Spool, SpoolDirectory};
 use crate::status::Streams;
 use crate::stream::Stream;
 use crate::window::{Limits, Window};
@@ -50,6 +50,7 @@ pub(crate) struct Ownership {
     check: Check,
     core_is_up: Option<bool>,
     streams: Streams,
+    spool: Arc<SpoolDirectory>,
     ingress: Option<Ingress>,
     owned: BTreeMap<ConnectionId, Owned>,
     tasks: TaskTracker,
@@ -83,7 +84,13 @@ struct Owned {
 
 impl Ownership {
     /// Owns nothing yet.
-    pub(crate) fn new(ctx: Context, config: PublisherConfig, core: Core, streams: Streams) -> Self {
+    pub(crate) fn new(
+        ctx: Context,
+        config: PublisherConfig,
+        core: Core,
+        streams: Streams,
+        spool: Arc<SpoolDirectory>,
+    ) -> Self {
         Self {
             check: ctx.readiness().add("core"),
             ctx,
@@ -91,6 +98,7 @@ impl Ownership {
             core,
             core_is_up: None,
             streams,
+            spool,
             ingress: None,
             owned: BTreeMap::new(),
             tasks: TaskTracker::new(),
@@ -170,7 +178,10 @@ impl Ownership {
             released: self.released.all(),
         };
         let answer = self.core.beat(&heartbeat).await?;
-        self.reported.keep(heartbeat.reports, &self.owned);
+        self.reported.keep(heartbeat.reports);
+        let owned = &self.owned;
+        self.reported
+            .retain(|connection| owned.contains_key(connection));
         self.released.forget(&heartbeat.released);
         Ok(answer)
     }
@@ -311,17 +322,34 @@ impl Ownership {
         };
         let in_flight = usize::try_from(config.in_flight).context("window.in_flight")?;
         let (window, queues) = Window::open(answer.partitions, config);
+        self.spool.check_partitions(answer.partitions)?;
         for (partition, queue) in (0..).zip(queues) {
             // Each has a channel of its own: the broker slows channels down, not queues.
             let publisher = Publisher::new(link.clone());
-            // What was read is published even while the service stops.
-            let let_go = self.ctx.letting_go().clone();
             let publish = move |message| {
-                let (publisher, let_go) = (publisher.clone(), let_go.clone());
-                async move { publisher.publish_until_confirmed(&message, &let_go).await }
+                let publisher = publisher.clone();
+                async move { publisher.publish_now(&message).await }
             };
-            let sender = Sender::new(partition, queue, limits, in_flight, publish);
-            self.ctx.spawn("sender", async { Ok(sender.run().await?) });
+            let broker = Broker {
+                publish,
+                link: link.state(),
+                // What was read is published even while the service stops.
+                let_go: self.ctx.letting_go().clone(),
+            };
+            let (directory, board) = (Arc::clone(&self.spool), window.board().clone());
+            let opening = tokio::task::spawn_blocking(move || Spool::open(&directory, partition));
+            self.ctx.spawn("sender", async move {
+                let sender = Sender {
+                    partition,
+                    queue,
+                    packer: Packer::new(partition, limits),
+                    in_flight,
+                    broker,
+                    spool: opening.await?.context("the spool cannot be opened")?,
+                    board,
+                };
+                Ok(sender.run().await?)
+            });
         }
         Ok(window)
     }
@@ -351,12 +379,16 @@ impl Ownership {
                 None
             }
             Some(dialect) => {
+                let source = window.source();
+                let status = self.streams.add(&assignment, StreamState::Connecting);
+                status.watch(source.waits());
                 let stream = Stream {
                     dialect,
+                    overflow: settings(&assignment).overflow,
                     owner: self.ctx.instance().to_owned(),
                     config: self.config.stream.clone(),
-                    window: window.clone(),
-                    status: self.streams.add(&assignment, StreamState::Connecting),
+                    source,
+                    status,
                     assignment: assignment.clone(),
                     lease: self.lease.clone(),
                     stop: stop.clone(),
@@ -384,49 +416,19 @@ impl Ownership {
     }
 }
 
-/// What the core knows of the streams.
-#[derive(Debug, Default)]
-struct Reported(BTreeMap<ConnectionId, StreamReport>);
-
-impl Reported {
-    fn contains(&self, report: &StreamReport) -> bool {
-        self.0.get(&report.connection) == Some(report)
-    }
-
-    /// The core knows these too now. What is owned no more is of no interest to it.
-    fn keep(&mut self, reports: Vec<StreamReport>, owned: &BTreeMap<ConnectionId, Owned>) {
-        self.0
-            .extend(reports.into_iter().map(|r| (r.connection, r)));
-        self.0
-            .retain(|connection, _| owned.contains_key(connection));
-    }
-}
-
-/// Streams whose sockets are closed, until the core knows; clones share them.
-#[derive(Debug, Clone, Default)]
-struct Released(Arc<(Mutex<Vec<Release>>, Notify)>);
-
-impl Released {
-    fn add(&self, release: Release) {
-        self.lock().push(release);
-        self.0.1.notify_one();
-    }
-
-    fn all(&self) -> Vec<Release> {
-        self.lock().clone()
-    }
-
-    fn forget(&self, known: &[Release]) {
-        self.lock().retain(|release| !known.contains(release));
-    }
-
-    async fn changed(&self) {
-        self.0.1.notified().await;
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Vec<Release>> {
-        self.0.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+/// The stream's own settings. The core refuses those that cannot be read.
+fn settings(assignment: &StreamAssignment) -> StreamSettings {
+    StreamSettings::split(&assignment.settings).map_or_else(
+        |error| {
+            tracing::warn!(
+                connection = %assignment.connection,
+                error,
+                "the stream's settings cannot be read; the defaults are used"
+            );
+            StreamSettings::default()
+        },
+        |(own, _)| own,
+    )
 }
 
 /// What to do so that what is owned becomes what is assigned. A connection never changes, so a stream

@@ -1,256 +1,381 @@
-//! The sender of a partition: takes what waits, puts it into envelopes, awaits the confirms.
+//! The sender of a partition: takes what waits and sees it to the broker, over the spool if need be.
 //!
 //! A lone frame leaves at once. While as many envelopes as allowed are unconfirmed, frames pile up
-//! in the queue and then leave together; no timer is involved. It ends when the window is closed
-//! and everything is confirmed. A hard stop ends it earlier; then the log says how many frames were
-//! let go.
+//! in the queue and then leave together; no timer is involved. Once a message is not confirmed, it
+//! and all that come after it go to the spool, until the broker has taken everything from there.
+//! Nothing is forgotten that is neither confirmed nor on the disk.
+//!
+//! It ends when the window is closed and everything is confirmed or on the disk. A hard stop ends it
+//! even if the disk takes nothing; then the log says how many messages were let go.
 
+use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
+use std::time::Duration;
 
 use futures_util::StreamExt;
-use futures_util::stream::FuturesUnordered;
-use runtime::amqp::Message;
-use runtime::backoff::Stopped;
-use runtime::telemetry;
-use shared_model::envelope::{self, Envelope};
-use shared_model::{headers, topology};
-use tokio::sync::mpsc;
+use futures_util::stream::{FuturesOrdered, FuturesUnordered};
+use runtime::amqp::{LinkState, Message, Outcome};
+use runtime::backoff::{Backoff, Stopped};
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
+use crate::flow::{Event, Flow, Trouble};
 use crate::metrics;
-use crate::window::{Held, Limits, Pending, group};
+use crate::pack::{self, Load, Packer};
+use crate::parcel::Parcel;
+use crate::pause::Board;
+use crate::spool::{AppendError, Spool, Stored};
+use crate::window::Pending;
 
 /// How many waiting frames are looked at together.
 const BATCH: usize = 1024;
+/// How many messages of the spool are read together, and about how many bytes.
+const READ: usize = 16;
+const READ_BYTES: usize = 1024 * 1024;
+/// How soon to try again to write what the spool did not take.
+const WRITE_AGAIN: Duration = Duration::from_millis(500);
+/// How soon to try again to publish what the broker did not take.
+const SOONEST: Duration = Duration::from_millis(50);
+const LATEST: Duration = Duration::from_secs(2);
+/// For how long a stop lets the spool go on being published: what is left is on the disk.
+const LAST_DRAIN: Duration = Duration::from_secs(5);
+
+/// The broker, as a sender sees it.
+#[derive(Debug, Clone)]
+pub(crate) struct Broker<P> {
+    /// Publishes a message once.
+    pub(crate) publish: P,
+    /// Whether there is a point in it.
+    pub(crate) link: watch::Receiver<LinkState>,
+    /// Tells to let go.
+    pub(crate) let_go: CancellationToken,
+}
 
 /// Sends what comes through one partition's queue.
 #[derive(Debug)]
 pub(crate) struct Sender<P> {
-    partition: u32,
-    queue: mpsc::Receiver<Pending>,
-    limits: Limits,
-    in_flight: usize,
-    publish: P,
+    /// The partition.
+    pub(crate) partition: u32,
+    /// What waits for it.
+    pub(crate) queue: mpsc::Receiver<Pending>,
+    /// What makes messages of it.
+    pub(crate) packer: Packer,
+    /// The most messages that may be unconfirmed.
+    pub(crate) in_flight: usize,
+    /// Where messages go.
+    pub(crate) broker: Broker<P>,
+    /// Where they go meanwhile.
+    pub(crate) spool: Spool,
+    /// Where to say what keeps them.
+    pub(crate) board: Board,
+}
+
+/// Why a sender stops doing what it does.
+#[derive(Debug, PartialEq, Eq)]
+enum Turn {
+    /// It does something else now.
+    Changed,
+    /// Nothing comes any more, and everything is safe.
+    Done,
+}
+
+/// What became of a batch of messages.
+struct Drained {
+    /// How many of the first ones are confirmed.
+    confirmed: usize,
+    /// Why the next one is not.
+    trouble: Option<Trouble>,
+}
+
+impl<P, F> Broker<P>
+where
+    P: Fn(Message) -> F,
+    F: Future<Output = Outcome>,
+{
+    /// Publishes once. What is unknown once the link is lost is not waited for.
+    async fn attempt(&self, partition: u32, parcel: &Parcel) -> Option<Trouble> {
+        let mut link = self.link.clone();
+        let outcome = tokio::select! {
+            biased;
+            // An error means that the link is closed, which is as good as away.
+            _ = link.wait_for(|state| *state != LinkState::Up) => Outcome::Unknown,
+            () = self.let_go.cancelled() => Outcome::Unknown,
+            outcome = (self.publish)(parcel.message(partition)) => outcome,
+        };
+        match outcome {
+            Outcome::Confirmed => {
+                metrics::envelope_confirmed();
+                None
+            }
+            Outcome::Refused | Outcome::Unroutable => Some(Trouble::Refused),
+            Outcome::Unknown if *self.link.borrow() == LinkState::Blocked => Some(Trouble::Blocked),
+            Outcome::Unknown => Some(Trouble::Away),
+        }
+    }
+
+    /// Returns once there is a point in publishing.
+    async fn is_up(&self) {
+        let mut link = self.link.clone();
+        if link
+            .wait_for(|state| *state == LinkState::Up)
+            .await
+            .is_err()
+        {
+            // The link is closed for good.
+            std::future::pending::<()>().await;
+        }
+    }
 }
 
 impl<P, F> Sender<P>
 where
-    P: Fn(Message) -> F,
-    F: Future<Output = Result<(), Stopped>>,
+    P: Fn(Message) -> F + Clone,
+    F: Future<Output = Outcome>,
 {
-    /// A sender that gives messages to `publish`, which returns once the message is confirmed; at
-    /// most `in_flight` at a time, and at least one.
-    pub(crate) fn new(
-        partition: u32,
-        queue: mpsc::Receiver<Pending>,
-        limits: Limits,
-        in_flight: usize,
-        publish: P,
-    ) -> Self {
-        Self {
-            partition,
-            queue,
-            limits,
-            in_flight: in_flight.max(1),
-            publish,
-        }
-    }
-
-    /// Sends until the window is closed and empty.
+    /// Sends until the window is closed and everything is safe.
     pub(crate) async fn run(mut self) -> Result<(), Stopped> {
-        let mut unconfirmed = 0;
-        let sent = self.send_all(&mut unconfirmed).await;
-        if sent.is_err() {
-            self.queue.close();
-            let frames = unconfirmed + self.queue.len();
-            if frames > 0 {
-                tracing::error!(
-                    partition = self.partition,
-                    frames,
-                    "frames that the broker has not confirmed are let go"
-                );
+        let mut backlog = Vec::new();
+        let mut state = Flow::Flowing;
+        if !self.spool.is_empty().await {
+            self.turn(&mut state, Event::Trouble(Trouble::Away));
+        }
+        loop {
+            let turn = match state {
+                Flow::Flowing => self.flow(&mut state, &mut backlog).await,
+                _ => self.store(&mut state, &mut backlog).await?,
+            };
+            if turn == Turn::Done {
+                return Ok(());
             }
         }
-        sent
     }
 
-    async fn send_all(&mut self, unconfirmed: &mut usize) -> Result<(), Stopped> {
-        let mut waiting = Vec::new();
+    /// Publishes what comes, until a message is not confirmed. Then `backlog` holds it and all that
+    /// were taken after it.
+    async fn flow(&mut self, state: &mut Flow, backlog: &mut Vec<Load>) -> Turn {
+        let (broker, partition) = (&self.broker, self.partition);
+        let send = |(number, load): (u64, Load)| async move {
+            let span = load.span.clone();
+            let attempt = broker.attempt(partition, &load.parcel).instrument(span);
+            (attempt.await, number, load)
+        };
+        let mut ready: VecDeque<_> = (0..).zip(backlog.drain(..)).collect();
+        let mut next_number = ready.len() as u64;
         let mut in_flight = FuturesUnordered::new();
+        let mut failed = BTreeMap::new();
+        let mut trouble = None;
+        let mut closed = false;
+        let mut waiting = Vec::new();
         loop {
+            while trouble.is_none()
+                && in_flight.len() < self.in_flight
+                && let Some(load) = ready.pop_front()
+            {
+                in_flight.push(send(load));
+            }
+            if in_flight.is_empty() {
+                if let Some(trouble) = trouble {
+                    drop(in_flight);
+                    failed.extend(ready);
+                    backlog.extend(failed.into_values());
+                    self.turn(state, Event::Trouble(trouble));
+                    return Turn::Changed;
+                }
+                if closed {
+                    return Turn::Done;
+                }
+            }
+            let listens = !closed && trouble.is_none() && ready.is_empty();
             tokio::select! {
                 biased;
-                Some(confirmed) = in_flight.next() => *unconfirmed -= confirmed?,
+                Some((outcome, number, load)) = in_flight.next() => {
+                    if let Some(outcome) = outcome {
+                        trouble = Some(outcome);
+                        failed.insert(number, load);
+                    }
+                }
                 taken = self.queue.recv_many(&mut waiting, BATCH),
-                    if in_flight.len() < self.in_flight =>
+                    if listens && in_flight.len() < self.in_flight =>
                 {
-                    if taken == 0 {
-                        break;
-                    }
-                    *unconfirmed += taken;
-                    for frames in group(waiting.drain(..), self.limits) {
-                        while in_flight.len() >= self.in_flight
-                            && let Some(confirmed) = in_flight.next().await
-                        {
-                            *unconfirmed -= confirmed?;
-                        }
-                        in_flight.push(send(&self.publish, self.partition, frames));
-                    }
+                    closed = taken == 0;
+                    let loads = self.packer.pack(waiting.drain(..));
+                    let count = loads.len() as u64;
+                    ready.extend((next_number..).zip(loads));
+                    next_number += count;
                 }
             }
         }
-        while let Some(confirmed) = in_flight.next().await {
-            *unconfirmed -= confirmed?;
+    }
+
+    /// Writes what comes to the spool and publishes what is there, until it is empty.
+    async fn store(&mut self, state: &mut Flow, backlog: &mut Vec<Load>) -> Result<Turn, Stopped> {
+        let mut backoff = Backoff::new(SOONEST, LATEST);
+        let mut publish_at = Instant::now();
+        let mut write_at = Instant::now();
+        // At most one batch: of the spool, or of the backlog if the spool is empty and takes nothing.
+        let mut draining = FuturesUnordered::new();
+        let mut of_spool: Vec<Stored> = Vec::new();
+        let mut end = None;
+        let mut waiting = Vec::new();
+        loop {
+            let of_backlog = !draining.is_empty() && of_spool.is_empty();
+            if !backlog.is_empty() && !of_backlog && write_at <= Instant::now() {
+                self.write(state, backlog).await;
+                write_at = Instant::now() + WRITE_AGAIN;
+            }
+            if backlog.is_empty()
+                && let Some(end) = end
+                && (*state != Flow::Draining || end <= Instant::now())
+            {
+                return Ok(Turn::Done);
+            }
+            let broker = self.broker.clone();
+            tokio::select! {
+                biased;
+                Some(Drained { confirmed, trouble }) = draining.next() => {
+                    if of_backlog {
+                        backlog.drain(..confirmed.min(backlog.len()));
+                    }
+                    of_spool.truncate(confirmed);
+                    if let Some(last) = of_spool.pop() {
+                        self.spool.release(last).await;
+                        self.turn(state, Event::Confirmed);
+                        // There is room again.
+                        write_at = Instant::now();
+                    }
+                    of_spool.clear();
+                    if confirmed > 0 {
+                        backoff.reset();
+                    }
+                    publish_at = Instant::now();
+                    if let Some(trouble) = trouble {
+                        self.turn(state, Event::Trouble(trouble));
+                        publish_at += backoff.next_wait();
+                    }
+                }
+                taken = self.queue.recv_many(&mut waiting, BATCH),
+                    if backlog.is_empty() && end.is_none() =>
+                {
+                    *backlog = self.packer.pack_or_conflate(waiting.drain(..));
+                    if taken == 0 {
+                        backlog.extend(self.packer.pack_conflated());
+                        end = Some(Instant::now() + LAST_DRAIN);
+                    }
+                    write_at = Instant::now();
+                }
+                () = async { sleep_until(publish_at).await; broker.is_up().await },
+                    if draining.is_empty() =>
+                {
+                    match self.spool.read(READ, READ_BYTES).await {
+                        Some(stored) if stored.is_empty() && backlog.is_empty() => {
+                            backlog.extend(self.packer.pack_conflated());
+                            self.turn(state, Event::Drained);
+                            return Ok(Turn::Changed);
+                        }
+                        Some(stored) => {
+                            of_spool = stored;
+                            let parcels = of_spool.iter().map(|stored| stored.parcel.clone());
+                            let parcels = if of_spool.is_empty() {
+                                let first = backlog.iter().take(READ);
+                                first.map(|load| load.parcel.clone()).collect()
+                            } else {
+                                parcels.collect()
+                            };
+                            draining.push(drain(broker, self.partition, self.in_flight, parcels));
+                        }
+                        None => publish_at = Instant::now() + backoff.next_wait(),
+                    }
+                }
+                () = sleep_until(write_at), if !backlog.is_empty() && !of_backlog => {}
+                () = async { sleep_until(end.unwrap_or(publish_at)).await }, if end.is_some() => {}
+                () = self.broker.let_go.cancelled() => return self.let_go(state, backlog).await,
+            }
         }
-        Ok(())
+    }
+
+    /// Writes the backlog to the spool, or says why it cannot be written.
+    async fn write(&self, state: &mut Flow, backlog: &mut Vec<Load>) {
+        let parcels = backlog.iter().map(|load| load.parcel.clone()).collect();
+        match self.spool.append(parcels).await {
+            Ok(()) => {
+                backlog.clear();
+                self.turn(state, Event::Room);
+            }
+            Err(AppendError::Full) => self.turn(state, Event::SpoolFull),
+            Err(AppendError::Failed(error)) => {
+                tracing::error!(
+                    partition = self.partition,
+                    error = %runtime::telemetry::chain(&error),
+                    "the spool cannot be written"
+                );
+                self.turn(state, Event::SpoolFails);
+            }
+        }
+    }
+
+    /// A hard stop: what the disk takes is safe.
+    async fn let_go(&mut self, state: &mut Flow, backlog: &mut Vec<Load>) -> Result<Turn, Stopped> {
+        self.queue.close();
+        let mut waiting = Vec::new();
+        while self.queue.recv_many(&mut waiting, BATCH).await > 0 {
+            backlog.extend(self.packer.pack_or_conflate(waiting.drain(..)));
+        }
+        backlog.extend(self.packer.pack_conflated());
+        if !backlog.is_empty() {
+            self.write(state, backlog).await;
+        }
+        if backlog.is_empty() {
+            return Ok(Turn::Done);
+        }
+        tracing::error!(
+            partition = self.partition,
+            messages = backlog.len(),
+            "messages that neither the broker nor the disk takes are let go"
+        );
+        Err(Stopped)
+    }
+
+    fn turn(&self, state: &mut Flow, event: Event) {
+        let before = *state;
+        *state = before.after(event);
+        if *state != before {
+            tracing::info!(partition = self.partition, ?before, now = ?*state, "the sender turns");
+            self.board.state(self.partition, state.cause());
+        }
     }
 }
 
-/// Publishes one envelope; returns how many frames are confirmed with it.
-async fn send<P, F>(publish: &P, partition: u32, pending: Vec<Pending>) -> Result<usize, Stopped>
+/// Publishes messages, up to the first one that is not confirmed.
+async fn drain<P, F>(
+    broker: Broker<P>,
+    partition: u32,
+    in_flight: usize,
+    parcels: Vec<Parcel>,
+) -> Drained
 where
     P: Fn(Message) -> F,
-    F: Future<Output = Result<(), Stopped>>,
+    F: Future<Output = Outcome>,
 {
-    let span = tracing::info_span!(
-        "publish ingress",
-        otel.kind = "producer",
-        messaging.system = "rabbitmq",
-        messaging.operation.name = "publish",
-        messaging.destination.name = topology::INGRESS_EXCHANGE,
-        messaging.rabbitmq.destination.routing_key = partition,
-        messaging.batch.message_count = pending.len(),
-    );
-    let frames = pending.len();
-    let publishing = async {
-        let (message, held) = pack(partition, pending);
-        publish(message).await?;
-        drop(held);
-        metrics::envelope_confirmed();
-        Ok(frames)
+    let mut attempts = FuturesOrdered::new();
+    let mut next = parcels.iter();
+    let mut confirmed = 0;
+    let trouble = loop {
+        while attempts.len() < in_flight
+            && let Some(parcel) = next.next()
+        {
+            let span = pack::span(partition, 1);
+            attempts.push_back(broker.attempt(partition, parcel).instrument(span));
+        }
+        match attempts.next().await {
+            Some(None) => confirmed += 1,
+            Some(Some(trouble)) => break Some(trouble),
+            None => break None,
+        }
     };
-    publishing.instrument(span).await
-}
-
-/// The message of an envelope, and the places in the window that it keeps until it is confirmed.
-fn pack(partition: u32, pending: Vec<Pending>) -> (Message, Vec<Held>) {
-    let attributes = pending.first().map(|first| first.attributes.clone());
-    let (frames, held) = pending
-        .into_iter()
-        .map(|pending| (pending.frame, pending.held))
-        .unzip();
-    let envelope = Envelope {
-        attributes: attributes
-            .as_deref()
-            .cloned()
-            .expect("no envelope is empty"),
-        partition,
-        frames,
-    };
-    let mut all_headers = envelope.encode_headers();
-    if let Some(traceparent) = telemetry::traceparent() {
-        all_headers.insert(headers::TRACEPARENT.to_owned(), traceparent);
-    }
-    let message = Message {
-        exchange: topology::INGRESS_EXCHANGE,
-        routing_key: topology::ingress_routing_key(partition),
-        message_id: envelope.message_id(),
-        content_type: envelope::CONTENT_TYPE,
-        headers: all_headers,
-        body: envelope.encode_body(),
-    };
-    (message, held)
+    Drained { confirmed, trouble }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-    use std::sync::atomic::{AtomicUsize, Ordering};
-
-    use tokio::sync::{Semaphore, mpsc};
-    use tokio_util::sync::CancellationToken;
-
-    use super::*;
-    use crate::testing;
-    use crate::window::Window;
-
-    const LIMITS: Limits = Limits {
-        frames: 256,
-        bytes: 128 * 1024,
-    };
-
-    fn decode(message: &Message) -> Vec<u64> {
-        let envelope = Envelope::decode(&message.headers, &message.body).unwrap();
-        assert_eq!(envelope.message_id(), message.message_id);
-        envelope.frames.iter().map(|frame| frame.number).collect()
-    }
-
-    #[tokio::test]
-    async fn frames_that_wait_for_confirms_leave_together_and_none_is_lost() {
-        let (window, mut queues) = Window::open(1, &testing::config().window);
-        let (published, mut messages) = mpsc::channel(100);
-        let confirms = Arc::new(Semaphore::new(0));
-        let unconfirmed = Arc::new(AtomicUsize::new(0));
-        let publish = {
-            let (confirms, unconfirmed) = (Arc::clone(&confirms), Arc::clone(&unconfirmed));
-            move |message| {
-                let (published, confirms) = (published.clone(), Arc::clone(&confirms));
-                let unconfirmed = Arc::clone(&unconfirmed);
-                async move {
-                    assert!(unconfirmed.fetch_add(1, Ordering::SeqCst) < 2);
-                    published.send(message).await.unwrap();
-                    confirms.acquire().await.unwrap().forget();
-                    unconfirmed.fetch_sub(1, Ordering::SeqCst);
-                    Ok(())
-                }
-            }
-        };
-        let sender = Sender::new(0, queues.remove(0), LIMITS, 2, publish);
-        let sending = tokio::spawn(sender.run());
-        let attributes = Arc::new(testing::attributes());
-        let let_go = CancellationToken::new();
-        for number in 1..=2 {
-            let frame = testing::frame(number, b"{}");
-            let submitted = window.submit(0, attributes.clone(), frame, &let_go);
-            submitted.await.unwrap();
-            let message = messages.recv().await.unwrap();
-            assert_eq!(decode(&message), [number], "a lone frame leaves at once");
-        }
-        for number in 3..=9 {
-            let frame = testing::frame(number, b"{}");
-            let submitted = window.submit(0, attributes.clone(), frame, &let_go);
-            submitted.await.unwrap();
-        }
-        confirms.add_permits(1);
-        let together = messages.recv().await.unwrap();
-        assert_eq!(decode(&together), (3..=9).collect::<Vec<_>>());
-        assert_eq!(together.routing_key, "0");
-        // The window's end is the sender's, once everything is confirmed.
-        drop(window);
-        assert!(!sending.is_finished());
-        confirms.add_permits(2);
-        assert_eq!(sending.await.unwrap(), Ok(()));
-    }
-
-    #[tokio::test]
-    async fn a_hard_stop_ends_it_with_frames_in_hand() {
-        let (window, mut queues) = Window::open(1, &testing::config().window);
-        let let_go = CancellationToken::new();
-        let publish = {
-            let let_go = let_go.clone();
-            move |_| {
-                let let_go = let_go.clone();
-                async move {
-                    let_go.cancelled().await;
-                    Err(Stopped)
-                }
-            }
-        };
-        let sending = tokio::spawn(Sender::new(0, queues.remove(0), LIMITS, 1, publish).run());
-        let frame = testing::frame(1, b"{}");
-        let attributes = Arc::new(testing::attributes());
-        window.submit(0, attributes, frame, &let_go).await.unwrap();
-        let_go.cancel();
-        assert_eq!(sending.await.unwrap(), Err(Stopped));
-    }
-}
+mod tests;

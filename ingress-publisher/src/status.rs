@@ -12,6 +12,7 @@ use tokio::sync::Notify;
 
 use crate::failure::Failure;
 use crate::metrics;
+use crate::pause::Waits;
 
 /// Every stream of the publisher; clones share them.
 #[derive(Debug, Clone, Default)]
@@ -52,6 +53,8 @@ struct Inner {
     /// Why it last backed off, unless it was subscribed since.
     trouble: Option<&'static str>,
     changed: Arc<Notify>,
+    /// Whether it waits for room in the window.
+    waits: Option<Waits>,
 }
 
 impl StreamStatus {
@@ -75,11 +78,22 @@ impl StreamStatus {
             },
             trouble: None,
             changed,
+            waits: None,
         })))
     }
 
     pub(crate) fn report(&self) -> StreamReport {
-        lock(&self.0).report.clone()
+        let inner = lock(&self.0);
+        let paused = inner.waits.as_ref().and_then(Waits::paused);
+        StreamReport {
+            paused: paused.map(|reason| reason.name().to_owned()),
+            ..inner.report.clone()
+        }
+    }
+
+    /// Shows from now on whether the stream waits.
+    pub(crate) fn watch(&self, waits: Waits) {
+        lock(&self.0).waits = Some(waits);
     }
 
     pub(crate) fn connecting(&self) {

@@ -15,6 +15,7 @@ use runtime::clock;
 use shared_model::control::StreamAssignment;
 use shared_model::envelope::Attributes;
 use shared_model::partition::partition;
+use shared_model::stream_settings::Overflow;
 use shared_model::{Frame, FrameKind, FrameOrigin, SessionId};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout_at};
 use tokio_tungstenite::tungstenite::Message;
@@ -29,7 +30,7 @@ use crate::lease::Lease;
 use crate::metrics;
 use crate::socket::{self, Socket};
 use crate::status::StreamStatus;
-use crate::window::Window;
+use crate::window::{Source, Topic};
 
 /// How long the provider may take to answer our goodbye.
 const FAREWELL: Duration = Duration::from_secs(2);
@@ -41,12 +42,14 @@ pub(crate) struct Stream {
     pub(crate) assignment: StreamAssignment,
     /// How its provider speaks.
     pub(crate) dialect: Dialect,
+    /// What becomes of its frames while the broker takes fewer than come.
+    pub(crate) overflow: Overflow,
     /// The publisher's instance.
     pub(crate) owner: String,
     /// How to deal with sockets.
     pub(crate) config: StreamConfig,
     /// Where frames go.
-    pub(crate) window: Window,
+    pub(crate) source: Source,
     /// Where to tell what happens.
     pub(crate) status: StreamStatus,
     /// Until when the stream is ours.
@@ -146,7 +149,7 @@ impl Stream {
                 owner: self.owner.clone(),
             }),
             frames: 0,
-            numbers: vec![0; self.window.partitions() as usize],
+            numbers: vec![0; self.source.partitions() as usize],
             first_frame: None,
         }
     }
@@ -211,7 +214,7 @@ impl Stream {
             &self.assignment.workspace,
             self.assignment.connection,
             device.as_deref().unwrap_or_default(),
-            self.window.partitions(),
+            self.source.partitions(),
         );
         let number = &mut session.numbers[partition as usize];
         *number += 1;
@@ -228,9 +231,10 @@ impl Stream {
         self.status
             .received(session.frames, frame.received_at, tells);
         let attributes = Arc::clone(&session.attributes);
+        let topic = device.and_then(|device| self.topic(&device, body));
         let submitted = self
-            .window
-            .submit(partition, attributes, frame, &self.let_go);
+            .source
+            .submit(partition, attributes, frame, topic, &self.let_go);
         submitted.await.map_err(|Stopped| {
             tracing::error!(
                 connection = %self.assignment.connection,
@@ -241,6 +245,17 @@ impl Stream {
                 "a frame that found no room in the window is let go"
             );
             End::Stopped
+        })
+    }
+
+    /// What the frame is about, if newer frames about the same may replace it.
+    fn topic(&self, device: &str, body: &[u8]) -> Option<Topic> {
+        if self.overflow == Overflow::Block {
+            return None;
+        }
+        Some(Topic {
+            device: device.into(),
+            label: self.dialect.label(body)?.as_ref().into(),
         })
     }
 
@@ -290,7 +305,7 @@ mod tests {
 
     use crate::status::Streams;
     use crate::testing::{self, Served, Server, eventually, heard, within};
-    use crate::window::Pending;
+    use crate::window::{Pending, PendingFrame, Window};
 
     const ECHO: &str = r#"{"vehicles":{"bus-1":["soc"]}}"#;
 
@@ -313,7 +328,8 @@ mod tests {
                 dialect: Dialect::Viriciti,
                 owner: "publisher-0".to_owned(),
                 config: config.stream,
-                window,
+                overflow: Overflow::Block,
+                source: window.source(),
                 status: status.clone(),
                 stop: stop.clone(),
                 lease: testing::lease(),
@@ -328,8 +344,11 @@ mod tests {
             }
         }
 
-        async fn next(&mut self, partition: usize) -> Pending {
-            within(self.queues[partition].recv()).await.unwrap()
+        async fn next(&mut self, partition: usize) -> PendingFrame {
+            match within(self.queues[partition].recv()).await.unwrap() {
+                Pending::Frame(frame) => frame,
+                Pending::Message(message) => panic!("no frame: {message:?}"),
+            }
         }
 
         async fn report_with_error(&self) -> StreamReport {

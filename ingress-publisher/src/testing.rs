@@ -10,6 +10,7 @@ use serde_json::json;
 use shared_model::control::StreamAssignment;
 use shared_model::envelope::Attributes;
 use shared_model::{ConnectionId, Frame, FrameKind, FrameOrigin, Provider, SessionId, WorkspaceId};
+use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, interval, timeout};
@@ -17,8 +18,9 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::handshake::server::{Request, Response};
 use tokio_tungstenite::{WebSocketStream, accept_hdr_async};
 
-use crate::config::PublisherConfig;
+use crate::config::{PublisherConfig, SpoolConfig};
 use crate::lease::Lease;
+use crate::parcel::Parcel;
 
 /// A configuration with short waits.
 pub(crate) fn config() -> PublisherConfig {
@@ -56,6 +58,26 @@ pub(crate) fn frame(number: u64, body: &[u8]) -> Frame {
         origin: FrameOrigin::Live,
         body: Bytes::copy_from_slice(body),
     }
+}
+
+/// A message.
+pub(crate) fn parcel(id: &str, body: &[u8]) -> Parcel {
+    Parcel {
+        message_id: id.to_owned(),
+        content_type: "text/plain".into(),
+        headers: [("name".to_owned(), "value".to_owned())].into(),
+        body: Bytes::copy_from_slice(body),
+    }
+}
+
+/// A spool's directory, and the configuration that names it.
+pub(crate) fn spool() -> (TempDir, SpoolConfig) {
+    let folder = tempfile::tempdir().unwrap();
+    let config = SpoolConfig {
+        directory: folder.path().join("spool").display().to_string(),
+        max_bytes: 64 * 1024 * 1024,
+    };
+    (folder, config)
 }
 
 /// A stream of a connection of its own.

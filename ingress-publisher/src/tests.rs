@@ -8,8 +8,7 @@ use axum::http::StatusCode;
 use axum::routing::put;
 use axum::{Json, Router};
 use futures_util::SinkExt;
-use runtime::config::SecretUrl;
-use runtime::lifecycle::Failure;
+use runtime::config::{Problems, SecretUrl};
 use shared_model::control::{
     Assignment, Heartbeat, Release, StreamAssignment, StreamReport, StreamState,
 };
@@ -59,6 +58,7 @@ struct Setup {
     core: Core,
     ctx: Context,
     http: SocketAddr,
+    _folder: tempfile::TempDir,
 }
 
 impl Setup {
@@ -79,12 +79,15 @@ impl Setup {
         config.core.url = format!("http://{address}");
         // A port on which nobody listens.
         config.amqp.url = Some(SecretUrl::new("amqp://127.0.0.1:1/%2f"));
+        let (folder, spool) = testing::spool();
+        config.spool = spool;
         let ctx = Context::new("ingress-publisher", "publisher 0");
         let started = start(ctx.clone(), config).await.unwrap();
         Self {
             core,
             ctx,
             http: started.http,
+            _folder: folder,
         }
     }
 
@@ -203,19 +206,40 @@ async fn streams_follow_what_the_core_assigns() {
         "headrace_publisher_frame_bytes_total{",
         "headrace_publisher_streams{",
         "headrace_publisher_window_bytes{",
-        "headrace_ingress_paused{",
+        r#"reason="broker_away""#,
+        "headrace_spool_bytes{",
+        "headrace_spool_messages{",
+        "headrace_spool_oldest_age_seconds{",
+        "headrace_spool_damaged_segments_total{",
     ] {
         assert!(metrics.contains(line), "{line} is not in {metrics}");
     }
 
-    // The frames of the first session cannot be confirmed: only a hard stop ends the wait for it.
-    let letting_go = setup.ctx.letting_go().clone();
-    let stopping = setup.ctx.stopping().clone();
-    let stop = tokio::spawn(async move { setup.ctx.stop().await });
-    stopping.cancelled().await;
-    assert!(!stop.is_finished());
-    letting_go.cancel();
-    assert_eq!(within(stop).await.unwrap(), Err(Failure::Drain));
+    // The frames of the first session cannot be confirmed: they are in the spool.
+    eventually(async || {
+        let ready = setup.get("/readyz").await.text().await.unwrap();
+        ready.contains("2 messages").then_some(())
+    })
+    .await;
+    assert_eq!(within(setup.ctx.stop()).await, Ok(()));
+}
+
+#[tokio::test]
+async fn a_spool_that_cannot_be_used_is_a_wrong_configuration() {
+    testing::telemetry();
+    let (folder, mut config) = (tempfile::tempdir().unwrap(), testing::config());
+    let file = folder.path().join("file");
+    std::fs::write(&file, "no directory").unwrap();
+    config.spool.directory = file.display().to_string();
+    let ctx = Context::new("ingress-publisher", "publisher 0");
+    let error = start(ctx.clone(), config).await.unwrap_err();
+    let problems = error.downcast_ref::<Problems>().unwrap().as_slice();
+    assert_eq!(problems[0].key, "spool.directory");
+    assert!(
+        problems[0].message.contains(&*file.to_string_lossy()),
+        "{problems:?}"
+    );
+    ctx.stop().await.unwrap();
 }
 
 #[tokio::test]
@@ -241,9 +265,8 @@ async fn a_publisher_that_is_asked_to_stop_reads_on_until_others_have_taken_over
     assert!(matches!(heard(&mut socket).await, Message::Close(_)));
     drop(socket);
     eventually(async || core.lock().unwrap().left.then_some(())).await;
-    // The frame cannot be confirmed; the test does not wait for that.
-    setup.ctx.letting_go().cancel();
-    assert_eq!(within(stop).await.unwrap(), Err(Failure::Drain));
+    // The frame cannot be confirmed, so it goes to the spool.
+    assert_eq!(within(stop).await.unwrap(), Ok(()));
 }
 
 #[tokio::test]

@@ -1,4 +1,4 @@
-//! The window: what was read from sockets and is not yet confirmed by the broker.
+//! The window: what was read from sockets and is neither confirmed by the broker nor on disk.
 //!
 //! One budget of bytes covers all of it, and each partition has a bounded queue in front of its
 //! sender, so that a partition that is stuck leaves room for the others. If either is exhausted,
@@ -16,7 +16,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::WindowConfig;
-use crate::metrics::{self, Pause};
+use crate::metrics;
+use crate::parcel::Parcel;
+use crate::pause::{Board, Waits};
 
 /// What a frame costs besides its body, in bytes: its place in the queue, its line in the envelope.
 const FRAME_OVERHEAD: u32 = 256;
@@ -26,17 +28,54 @@ const FRAME_OVERHEAD: u32 = 256;
 pub(crate) struct Window {
     queues: Vec<mpsc::Sender<Pending>>,
     budget: Budget,
+    board: Board,
+}
+
+/// A source of frames in front of the window, which shows whether it waits; clones share that.
+#[derive(Debug, Clone)]
+pub(crate) struct Source {
+    window: Window,
+    waits: Waits,
+}
+
+/// Something on its way to the broker.
+#[derive(Debug)]
+pub(crate) enum Pending {
+    /// A frame, which shares an envelope with others.
+    Frame(PendingFrame),
+    /// A message of its own. It stays in its place among the partition's frames.
+    Message(PendingMessage),
 }
 
 /// A frame on its way to the broker.
 #[derive(Debug)]
-pub(crate) struct Pending {
+pub(crate) struct PendingFrame {
     /// What it has in common with the other frames of its session.
     pub(crate) attributes: Arc<Attributes>,
     /// The frame.
     pub(crate) frame: Frame,
+    /// What it is about, if a newer frame about the same may replace it.
+    pub(crate) topic: Option<Topic>,
     /// Its place in the window.
     pub(crate) held: Held,
+}
+
+/// A message on its way to the broker.
+#[derive(Debug)]
+pub(crate) struct PendingMessage {
+    /// The message.
+    pub(crate) parcel: Parcel,
+    /// Its place in the window.
+    pub(crate) held: Held,
+}
+
+/// What a frame is about.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Topic {
+    /// The device that sent it.
+    pub(crate) device: Box<str>,
+    /// What of the device it tells.
+    pub(crate) label: Box<str>,
 }
 
 /// Bytes of the window, given back when dropped.
@@ -64,16 +103,97 @@ impl Window {
         let pairs = (0..partitions).map(|_| mpsc::channel(capacity.max(1) as usize));
         let (queues, receivers) = pairs.unzip();
         let budget = Budget::new(config.max_bytes);
-        (Self { queues, budget }, receivers)
+        let board = Board::new(partitions);
+        let window = Self {
+            queues,
+            budget,
+            board,
+        };
+        (window, receivers)
     }
 
+    /// Where senders say what keeps them.
+    pub(crate) fn board(&self) -> &Board {
+        &self.board
+    }
+
+    /// A handle for one source of frames.
+    pub(crate) fn source(&self) -> Source {
+        Source {
+            waits: self.board.source(),
+            window: self.clone(),
+        }
+    }
+
+    /// Puts a message into the queue of `partition`, once there is room. It is published behind the
+    /// frames that are there, by the same way, over the spool if need be.
+    ///
+    /// # Panics
+    /// If there is no such partition.
+    #[cfg_attr(
+        not(test),
+        expect(dead_code, reason = "the way for facts about connections")
+    )]
+    pub(crate) async fn submit_message(
+        &self,
+        partition: u32,
+        parcel: Parcel,
+        let_go: &CancellationToken,
+    ) -> Result<(), Stopped> {
+        let size = parcel.len();
+        let pending = |held| Pending::Message(PendingMessage { parcel, held });
+        let waits = self.board.source();
+        self.put(partition, size, &waits, pending, let_go).await
+    }
+
+    #[cfg(test)]
+    pub(crate) fn hold_for_test(&self, size: usize) -> Held {
+        self.budget.try_hold(size).unwrap()
+    }
+
+    async fn put(
+        &self,
+        partition: u32,
+        size: usize,
+        waits: &Waits,
+        pending: impl FnOnce(Held) -> Pending,
+        let_go: &CancellationToken,
+    ) -> Result<(), Stopped> {
+        let queue = &self.queues[partition as usize];
+        let held = if let Some(held) = self.budget.try_hold(size) {
+            held
+        } else {
+            let _pause = waits.begin(partition);
+            let held = self.budget.hold(size);
+            let_go.run_until_cancelled(held).await.ok_or(Stopped)??
+        };
+        match queue.try_send(pending(held)) {
+            Ok(()) => Ok(()),
+            Err(TrySendError::Full(pending)) => {
+                let _pause = waits.begin(partition);
+                let sent = let_go.run_until_cancelled(queue.send(pending)).await;
+                // A queue is closed by a sender that ends, and a sender ends only with the service.
+                sent.ok_or(Stopped)?.map_err(|_| Stopped)
+            }
+            Err(TrySendError::Closed(_)) => Err(Stopped),
+        }
+    }
+}
+
+impl Source {
     /// How many partitions there are.
     pub(crate) fn partitions(&self) -> u32 {
         // One queue was made for each of a u32's worth.
-        u32::try_from(self.queues.len()).unwrap_or(u32::MAX)
+        u32::try_from(self.window.queues.len()).unwrap_or(u32::MAX)
     }
 
-    /// Puts a frame into the queue of `partition`, once there is room.
+    /// Whether the source waits, and why.
+    pub(crate) fn waits(&self) -> Waits {
+        self.waits.clone()
+    }
+
+    /// Puts a frame into the queue of `partition`, once there is room. One with a `topic` may be
+    /// replaced by a newer one about the same while the broker does not take it.
     ///
     /// # Panics
     /// If there is no such partition.
@@ -82,31 +202,22 @@ impl Window {
         partition: u32,
         attributes: Arc<Attributes>,
         frame: Frame,
+        topic: Option<Topic>,
         let_go: &CancellationToken,
     ) -> Result<(), Stopped> {
-        let queue = &self.queues[partition as usize];
-        let held = if let Some(held) = self.budget.try_hold(frame.body.len()) {
-            held
-        } else {
-            let _pause = Pause::begin();
-            let held = self.budget.hold(frame.body.len());
-            let_go.run_until_cancelled(held).await.ok_or(Stopped)??
+        let size = frame.body.len();
+        let pending = |held| {
+            Pending::Frame(PendingFrame {
+                attributes,
+                frame,
+                topic,
+                held,
+            })
         };
-        let pending = Pending {
-            attributes,
-            frame,
-            held,
-        };
-        match queue.try_send(pending) {
-            Ok(()) => Ok(()),
-            Err(TrySendError::Full(pending)) => {
-                let _pause = Pause::begin();
-                let sent = let_go.run_until_cancelled(queue.send(pending)).await;
-                // A queue is closed by a sender that ends, and a sender ends only with the service.
-                sent.ok_or(Stopped)?.map_err(|_| Stopped)
-            }
-            Err(TrySendError::Closed(_)) => Err(Stopped),
-        }
+        let put = self
+            .window
+            .put(partition, size, &self.waits, pending, let_go);
+        put.await
     }
 }
 
@@ -159,10 +270,10 @@ impl Drop for Held {
 
 /// Groups frames into envelopes: each holds frames of one session in their order, within `limits`.
 pub(crate) fn group(
-    pending: impl IntoIterator<Item = Pending>,
+    pending: impl IntoIterator<Item = PendingFrame>,
     limits: Limits,
-) -> Vec<Vec<Pending>> {
-    let mut envelopes: Vec<Vec<Pending>> = Vec::new();
+) -> Vec<Vec<PendingFrame>> {
+    let mut envelopes: Vec<Vec<PendingFrame>> = Vec::new();
     // Where each session's last envelope is, and how many bytes it holds.
     let mut open: HashMap<SessionId, (usize, usize)> = HashMap::new();
     for pending in pending {
@@ -191,6 +302,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::pause::PauseReason;
     use crate::testing;
 
     const LIMITS: Limits = Limits {
@@ -198,10 +310,16 @@ mod tests {
         bytes: 100,
     };
 
-    fn pending(budget: &Budget, attributes: &Arc<Attributes>, number: u64, size: usize) -> Pending {
-        Pending {
+    fn pending(
+        budget: &Budget,
+        attributes: &Arc<Attributes>,
+        number: u64,
+        size: usize,
+    ) -> PendingFrame {
+        PendingFrame {
             attributes: Arc::clone(attributes),
             frame: testing::frame(number, &vec![b'x'; size]),
+            topic: None,
             held: budget.try_hold(size).unwrap(),
         }
     }
@@ -242,16 +360,18 @@ mod tests {
         let mut config = testing::config().window;
         config.max_bytes = 1000;
         let (window, mut queues) = Window::open(1, &config);
+        let source = window.source();
         let attributes = Arc::new(testing::attributes());
         let let_go = CancellationToken::new();
         let submit = |number, size: usize| {
             let frame = testing::frame(number, &vec![b'x'; size]);
-            window.submit(0, Arc::clone(&attributes), frame, &let_go)
+            source.submit(0, Arc::clone(&attributes), frame, None, &let_go)
         };
         submit(1, 500).await.unwrap();
         let second = submit(2, 500);
         tokio::pin!(second);
         assert!(futures_util::poll!(&mut second).is_pending());
+        assert_eq!(source.waits().paused(), Some(PauseReason::WindowFull));
         let first = queues[0].recv().await.unwrap();
         assert!(
             futures_util::poll!(&mut second).is_pending(),
@@ -259,6 +379,7 @@ mod tests {
         );
         drop(first);
         second.await.unwrap();
+        assert_eq!(source.waits().paused(), None);
 
         // A frame larger than the whole window still passes, alone.
         drop(queues[0].recv().await.unwrap());
@@ -275,11 +396,12 @@ mod tests {
         let mut config = testing::config().window;
         config.max_bytes = 10 * FRAME_OVERHEAD;
         let (window, mut queues) = Window::open(2, &config);
+        let source = window.source();
         let attributes = Arc::new(testing::attributes());
         let let_go = CancellationToken::new();
         let submit = |partition, number| {
             let frame = testing::frame(number, b"{}");
-            window.submit(partition, Arc::clone(&attributes), frame, &let_go)
+            source.submit(partition, Arc::clone(&attributes), frame, None, &let_go)
         };
         for number in 1..=5 {
             submit(0, number).await.unwrap();

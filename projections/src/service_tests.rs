@@ -46,7 +46,7 @@ impl Relay {
             exchange: EVENTS_EXCHANGE,
             routing_key: routing_key.to_owned(),
             message_id: "m".to_owned(),
-            content_type: CONTENT_TYPE,
+            content_type: CONTENT_TYPE.into(),
             headers: BTreeMap::new(),
             body: body.into(),
         };

@@ -17,6 +17,7 @@ use std::ops::RangeInclusive;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use chrono::Datelike;
+use rangemap::RangeInclusiveSet;
 
 use crate::frame::{Frame, FrameKind, FrameOrigin};
 use crate::headers;
@@ -29,6 +30,10 @@ pub const VERSION: Version = Version { major: 1, minor: 1 };
 
 /// The body's media type, for the message's `content_type`.
 pub const CONTENT_TYPE: &str = "application/vnd.headrace.frames";
+
+/// The most ranges of replaced frames in one envelope: an AMQP header has to fit one frame of the
+/// protocol, 128 KiB, with all others.
+pub const MOST_CONFLATED: usize = 1000;
 
 /// Frame numbers that every reader can store: PostgreSQL counts in signed 64 bits.
 const NUMBERS: RangeInclusive<u64> = 1..=(i64::MAX as u64 - 1);
@@ -63,6 +68,9 @@ pub struct Envelope {
     pub partition: u32,
     /// The frames, at least one, in the order of their numbers.
     pub frames: Vec<Frame>,
+    /// Numbers of frames of the same session and partition that newer ones replaced before they were
+    /// sent; at most [`MOST_CONFLATED`] ranges. They are never sent.
+    pub conflated: RangeInclusiveSet<u64>,
 }
 
 /// Why a message is not an envelope that this code can read.
@@ -113,6 +121,8 @@ impl Envelope {
     #[must_use]
     pub fn encode_headers(&self) -> BTreeMap<String, String> {
         let a = &self.attributes;
+        let conflated = (!self.conflated.is_empty())
+            .then(|| (headers::CONFLATED, encode_ranges(&self.conflated)));
         [
             (headers::ENVELOPE_VERSION, VERSION.to_string()),
             (headers::PROVIDER, a.provider.to_string()),
@@ -125,6 +135,7 @@ impl Envelope {
             (headers::FRAMES, self.frames.len().to_string()),
         ]
         .into_iter()
+        .chain(conflated)
         .map(|(name, value)| (name.to_owned(), value))
         .collect()
     }
@@ -166,8 +177,35 @@ impl Envelope {
                 partition.ok_or("expected a partition's number")
             })?,
             frames: decode_frames(body)?,
+            conflated: if headers.contains_key(headers::CONFLATED) {
+                parse(headers, headers::CONFLATED, decode_ranges)?
+            } else {
+                RangeInclusiveSet::new()
+            },
         })
     }
+}
+
+/// Ranges as `3-5,9`.
+fn encode_ranges(ranges: &RangeInclusiveSet<u64>) -> String {
+    let written = ranges
+        .iter()
+        .map(|range| match (range.start(), range.end()) {
+            (start, end) if start == end => start.to_string(),
+            (start, end) => format!("{start}-{end}"),
+        });
+    written.collect::<Vec<_>>().join(",")
+}
+
+fn decode_ranges(text: &str) -> Result<RangeInclusiveSet<u64>, &'static str> {
+    let number = |text: &str| text.parse().ok().filter(|number| NUMBERS.contains(number));
+    let range = |text: &str| {
+        let (start, end) = text.split_once('-').unwrap_or((text, text));
+        let range = number(start)?..=number(end)?;
+        (!range.is_empty()).then_some(range)
+    };
+    let ranges: Option<_> = text.split(',').map(range).collect();
+    ranges.ok_or("expected numbers and ranges of frames, such as 3-5,9")
 }
 
 fn decode_attributes(headers: &BTreeMap<String, String>) -> Result<Attributes, EnvelopeError> {
@@ -297,6 +335,7 @@ mod tests {
             attributes: attributes(),
             partition: 2,
             frames: vec![frame(7, b"{}"), frame(8, b"a\nb")],
+            conflated: RangeInclusiveSet::new(),
         }
     }
 
@@ -344,6 +383,39 @@ mod tests {
             let decoded = Envelope::decode(&envelope.encode_headers(), &envelope.encode_body());
             assert_eq!(decoded.unwrap(), envelope);
         }
+    }
+
+    #[test]
+    fn replaced_frames_are_named_by_ranges() {
+        let mut envelope = envelope();
+        envelope.conflated = [3..=5, 9..=9, 4..=6].into_iter().collect();
+        let mut headers = envelope.encode_headers();
+        assert_eq!(headers[headers::CONFLATED], "3-6,9");
+        let decoded = Envelope::decode(&headers, &envelope.encode_body());
+        assert_eq!(decoded.unwrap(), envelope);
+        for wrong in [
+            "",
+            "5-3",
+            "0",
+            "1,,2",
+            "1-2-3",
+            "x",
+            "1-9223372036854775807",
+        ] {
+            headers.insert(headers::CONFLATED.to_owned(), wrong.to_owned());
+            let error = Envelope::decode(&headers, &envelope.encode_body()).unwrap_err();
+            assert!(error.to_string().contains("3-5,9"), "{wrong}: {error}");
+        }
+    }
+
+    #[test]
+    fn the_most_ranges_fit_a_header() {
+        let mut envelope = envelope();
+        let last = *NUMBERS.end();
+        let ranges = (0..MOST_CONFLATED as u64).map(|n| last - 3 * n - 1..=last - 3 * n);
+        envelope.conflated = ranges.collect();
+        let header = &envelope.encode_headers()[headers::CONFLATED];
+        assert!(header.len() < 64 * 1024, "{}", header.len());
     }
 
     #[test]
@@ -406,7 +478,7 @@ mod tests {
         #[test]
         fn any_frames_survive(bodies in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..200), 1..20)) {
             let frames = (1..).zip(&bodies).map(|(number, body)| frame(number, body)).collect();
-            let envelope = Envelope { attributes: attributes(), partition: 2, frames };
+            let envelope = Envelope { frames, ..envelope() };
             let decoded = Envelope::decode(&envelope.encode_headers(), &envelope.encode_body());
             prop_assert_eq!(decoded.unwrap(), envelope);
         }

@@ -18,5 +18,7 @@ pub const EPOCH: &str = "headrace-epoch";
 pub const OWNER: &str = "headrace-owner";
 /// How many frames the body holds.
 pub const FRAMES: &str = "headrace-frames";
+/// Numbers of frames that newer ones replaced before they were sent.
+pub const CONFLATED: &str = "headrace-conflated";
 /// W3C Trace Context.
 pub const TRACEPARENT: &str = "traceparent";

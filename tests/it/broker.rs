@@ -109,7 +109,7 @@ async fn a_message_that_no_queue_takes_is_not_counted_as_delivered() {
         exchange: topology::INGRESS_EXCHANGE,
         routing_key: "no-such-partition".to_owned(),
         message_id: "1".to_owned(),
-        content_type: "text/plain",
+        content_type: "text/plain".into(),
         headers: std::collections::BTreeMap::default(),
         body: bytes::Bytes::from_static(b"x"),
     };
@@ -141,7 +141,7 @@ async fn a_full_queue_refuses_and_the_publisher_tries_again_until_it_is_taken() 
         exchange: topology::INGRESS_EXCHANGE,
         routing_key: topology::ingress_routing_key(0),
         message_id: envelope.message_id(),
-        content_type: shared_model::envelope::CONTENT_TYPE,
+        content_type: shared_model::envelope::CONTENT_TYPE.into(),
         headers: envelope.encode_headers(),
         body: envelope.encode_body(),
     };

@@ -9,5 +9,6 @@ mod freshness;
 mod management;
 mod ownership;
 mod poison;
+mod spool;
 mod stops;
 mod volume;

@@ -285,6 +285,10 @@ impl Settings {
             ("database.url".to_owned(), database.to_owned()),
             ("acceptance.sweep_after".to_owned(), written(sweep_after)),
             ("core.heartbeat".to_owned(), HEARTBEAT.to_owned()),
+            (
+                "spool.directory".to_owned(),
+                display(&servers.private.data().path().join("spool")),
+            ),
         ];
         for (key, value) in [
             ("freshness.stale_after", arguments.stale_after),

@@ -121,7 +121,12 @@ where
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!(service = name, "{error:#}");
-            EXIT_FAILURE.into()
+            // Some of what is configured can only be tried.
+            if error.is::<config::Problems>() {
+                EXIT_CONFIG.into()
+            } else {
+                EXIT_FAILURE.into()
+            }
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use chrono::{DateTime, Utc};
+use rangemap::RangeInclusiveSet;
 use shared_model::event::{Fact, VehicleRegistered};
 use shared_model::{ConnectionId, Provider};
 
@@ -93,11 +94,14 @@ pub fn seen_frames(frames: &[ReadFrame]) -> BTreeMap<Numbering, SeenFrames> {
             .or_insert_with(|| SeenFrames {
                 workspace: received.attributes.workspace.clone(),
                 connection: received.attributes.connection,
-                numbers: BTreeSet::new(),
+                numbers: RangeInclusiveSet::new(),
+                conflated: RangeInclusiveSet::new(),
                 first_at: at,
                 last_at: at,
             });
-        seen.numbers.insert(received.frame.number);
+        let number = received.frame.number;
+        seen.numbers.insert(number..=number);
+        seen.conflated.extend(received.conflated.iter().cloned());
         seen.first_at = seen.first_at.min(at);
         seen.last_at = seen.last_at.max(at);
     }

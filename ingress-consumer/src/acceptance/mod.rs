@@ -18,6 +18,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use futures_util::future::{BoxFuture, FutureExt};
+use rangemap::RangeInclusiveSet;
 use runtime::db::{self, Disposition};
 use shared_model::Frame;
 use shared_model::envelope::Attributes;
@@ -47,6 +48,9 @@ pub struct Received {
     pub partition: u32,
     /// The frame.
     pub frame: Frame,
+    /// Numbers of frames that newer ones replaced before they were sent. What an envelope says of
+    /// them goes with its first frame.
+    pub conflated: RangeInclusiveSet<u64>,
 }
 
 /// The acceptance path, with the connections it knows.

@@ -72,7 +72,7 @@ impl<'a> Packing<'a> {
             exchange: EVENTS_EXCHANGE,
             routing_key: event.kind.clone(),
             message_id: format!("{}:{first}-{last}", event.shard),
-            content_type,
+            content_type: content_type.into(),
             headers: traceparent
                 .map(|parent| (headers::TRACEPARENT.to_owned(), parent))
                 .into_iter()
@@ -144,7 +144,7 @@ mod tests {
         assert_eq!(ids, ["2:1-1", "2:2-3", "2:4-4", "2:5-5"]);
         let read: Vec<_> = messages
             .iter()
-            .flat_map(|message| CloudEvent::decode(message.content_type, &message.body).unwrap())
+            .flat_map(|message| CloudEvent::decode(&message.content_type, &message.body).unwrap())
             .map(|event| event.unwrap().id)
             .collect();
         assert_eq!(read, ["2:1", "2:2", "2:3", "2:4", "2:5"]);

@@ -180,10 +180,12 @@ fn decode(deliveries: &[Delivery]) -> Decoded {
         match Envelope::decode(&delivery.headers, &delivery.body) {
             Ok(envelope) => {
                 let attributes = Arc::new(envelope.attributes);
+                let mut conflated = envelope.conflated;
                 let frames = envelope.frames.into_iter().map(|frame| Received {
                     attributes: Arc::clone(&attributes),
                     partition: envelope.partition,
                     frame,
+                    conflated: std::mem::take(&mut conflated),
                 });
                 decoded.frames.extend(frames);
             }

@@ -1,9 +1,10 @@
-//! Table `session`: which frames have had their effect.
+//! Table `session`: which frames have had their effect, and which never come because newer ones
+//! replaced them at their source.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::fmt::Write as _;
+use std::collections::{BTreeMap, HashSet};
 
 use chrono::{DateTime, Utc};
+use rangemap::RangeInclusiveSet;
 use shared_model::{ConnectionId, SessionId, WorkspaceId};
 use sqlx::PgConnection;
 
@@ -27,7 +28,9 @@ pub struct SeenFrames {
     /// The session's connection.
     pub connection: ConnectionId,
     /// The frames' numbers.
-    pub numbers: BTreeSet<u64>,
+    pub numbers: RangeInclusiveSet<u64>,
+    /// Numbers of frames that were replaced at their source.
+    pub conflated: RangeInclusiveSet<u64>,
     /// When the first of them was received.
     pub first_at: DateTime<Utc>,
     /// When the last of them was received.
@@ -43,10 +46,10 @@ pub async fn seen(
     let mut partitions = Vec::new();
     let mut numbers = Vec::new();
     for (of, seen) in frames {
-        for number in &seen.numbers {
+        for number in seen.numbers.iter().cloned().flatten() {
             sessions.push(of.session.0);
             partitions.push(of.partition as i32);
-            numbers.push(*number as i64);
+            numbers.push(number as i64);
         }
     }
     let rows = sqlx::query!(
@@ -85,19 +88,24 @@ pub async fn add(
         .collect();
     let connections: Vec<_> = frames.values().map(|seen| seen.connection.0).collect();
     let numbers: Vec<_> = frames.values().map(|seen| ranges(&seen.numbers)).collect();
+    let conflated: Vec<_> = frames
+        .values()
+        .map(|seen| ranges(&seen.conflated))
+        .collect();
     let first: Vec<_> = frames.values().map(|seen| seen.first_at).collect();
     let last: Vec<_> = frames.values().map(|seen| seen.last_at).collect();
     sqlx::query!(
         "INSERT INTO core.session
-             (session, partition, workspace, connection, seen, first_at, last_at)
+             (session, partition, workspace, connection, seen, conflated, first_at, last_at)
          SELECT new.session, new.partition, new.workspace, new.connection,
-                new.seen::int8multirange, new.first_at, new.last_at
-         FROM UNNEST($1::uuid[], $2::int[], $3::text[], $4::uuid[], $5::text[], $6::timestamptz[],
-                     $7::timestamptz[])
-              AS new (session, partition, workspace, connection, seen, first_at, last_at)
+                new.seen::int8multirange, new.conflated::int8multirange, new.first_at, new.last_at
+         FROM UNNEST($1::uuid[], $2::int[], $3::text[], $4::uuid[], $5::text[], $6::text[],
+                     $7::timestamptz[], $8::timestamptz[])
+              AS new (session, partition, workspace, connection, seen, conflated, first_at, last_at)
          ORDER BY new.session, new.partition
          ON CONFLICT (session, partition) DO UPDATE
          SET seen = core.session.seen + EXCLUDED.seen,
+             conflated = core.session.conflated + EXCLUDED.conflated,
              first_at = LEAST(core.session.first_at, EXCLUDED.first_at),
              last_at = GREATEST(core.session.last_at, EXCLUDED.last_at)",
         &sessions,
@@ -105,6 +113,7 @@ pub async fn add(
         &workspaces,
         &connections,
         &numbers,
+        &conflated,
         &first,
         &last,
     )
@@ -113,21 +122,13 @@ pub async fn add(
     Ok(())
 }
 
-/// Numbers as PostgreSQL writes a multirange, neighbours together.
-fn ranges(numbers: &BTreeSet<u64>) -> String {
-    let mut text = String::from("{");
-    let mut numbers = numbers.iter().copied().peekable();
-    while let Some(first) = numbers.next() {
-        let mut end = first + 1;
-        while numbers.next_if_eq(&end).is_some() {
-            end += 1;
-        }
-        let separator = if text.len() > 1 { "," } else { "" };
-        // Writing to a String cannot fail.
-        write!(text, "{separator}[{first},{end})").unwrap_or_default();
-    }
-    text.push('}');
-    text
+/// Numbers as PostgreSQL writes a multirange.
+fn ranges(numbers: &RangeInclusiveSet<u64>) -> String {
+    // The greatest number of a frame is below the greatest of the type.
+    let ranges = numbers
+        .iter()
+        .map(|range| format!("[{},{})", range.start(), range.end() + 1));
+    format!("{{{}}}", ranges.collect::<Vec<_>>().join(","))
 }
 
 #[cfg(test)]
@@ -136,7 +137,8 @@ mod tests {
 
     #[test]
     fn neighbours_share_a_range() {
-        let of = |numbers: &[u64]| ranges(&numbers.iter().copied().collect());
+        let of =
+            |numbers: &[u64]| ranges(&numbers.iter().map(|number| *number..=*number).collect());
         assert_eq!(of(&[]), "{}");
         assert_eq!(of(&[3]), "{[3,4)}");
         assert_eq!(of(&[1, 2, 3, 7, 9, 10]), "{[1,4),[7,8),[9,11)}");

@@ -58,4 +58,12 @@ impl Dialect {
             Self::Viriciti => viriciti::device(body),
         }
     }
+
+    /// What of its device a frame tells, where the frame shows it: of two frames of one device with
+    /// the same label, the newer makes the older one worthless.
+    pub(crate) fn label(self, body: &[u8]) -> Option<Cow<'_, str>> {
+        match self {
+            Self::Viriciti => viriciti::label(body),
+        }
+    }
 }

@@ -30,10 +30,18 @@ pub(super) fn device(body: &[u8]) -> Option<Cow<'_, str>> {
     Some(vid.0)
 }
 
+pub(super) fn label(body: &[u8]) -> Option<Cow<'_, str>> {
+    let message: Message<'_> = serde_json::from_slice(body).ok()?;
+    let label = message.label.or_else(|| message.payload?.label)?;
+    Some(label.0)
+}
+
 #[derive(Deserialize)]
 struct Message<'a> {
     #[serde(borrow)]
     vid: Option<Text<'a>>,
+    #[serde(borrow)]
+    label: Option<Text<'a>>,
     #[serde(borrow)]
     payload: Option<Payload<'a>>,
 }
@@ -42,6 +50,8 @@ struct Message<'a> {
 struct Payload<'a> {
     #[serde(borrow)]
     vid: Option<Text<'a>>,
+    #[serde(borrow)]
+    label: Option<Text<'a>>,
 }
 
 /// Inside of an option, a bare `Cow` would be read as owned.

@@ -28,6 +28,7 @@ impl PublisherProcess {
             .env("HEADRACE_CORE__URL", world.core_url())
             .env("HEADRACE_CORE__HEARTBEAT", "500ms")
             .env("HEADRACE_HTTP__LISTEN", "127.0.0.1:0")
+            .env("HEADRACE_SPOOL__DIRECTORY", world.spool())
             .env("HEADRACE_STREAM__BACKOFF_MIN", "100ms")
             .env("HEADRACE_STREAM__BACKOFF_MAX", "1s")
             .envs(settings.iter().copied())

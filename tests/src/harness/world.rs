@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use headrace::gateway::{self, GatewayConfig, Upstreams};
 use headrace::services::{Service, Setting};
 use provider_sim::{DEFAULT_API_KEY, ScriptedConfig, ScriptedProvider};
+use rangemap::RangeInclusiveSet;
 use reqwest::Client;
 use runtime::Context;
 use runtime::amqp::{Link, Message, Publisher};
@@ -93,6 +95,7 @@ impl World {
         let name = format!("world_{}", WORLDS.fetch_add(1, Ordering::Relaxed));
         let database = servers.database(&name).await;
         let amqp = servers.vhost(&name).await;
+        let spool = spool(servers, &name);
         let mut settings = vec![
             ("database.url".to_owned(), database.clone()),
             ("database.max_connections".to_owned(), "6".to_owned()),
@@ -104,6 +107,7 @@ impl World {
             ("ownership.overlap".to_owned(), "1s".to_owned()),
             ("stream.backoff_min".to_owned(), "100ms".to_owned()),
             ("stream.backoff_max".to_owned(), "1s".to_owned()),
+            ("spool.directory".to_owned(), spool.display().to_string()),
         ];
         let own = options.settings.iter();
         settings.extend(own.map(|(key, value)| ((*key).to_owned(), (*value).to_owned())));
@@ -209,6 +213,12 @@ impl World {
     #[must_use]
     pub fn address(&self, service: Service) -> SocketAddr {
         self.running[&service].1
+    }
+
+    /// The directory that the world's publishers share for their spools.
+    #[must_use]
+    pub fn spool(&self) -> PathBuf {
+        spool(self.servers, &self.vhost)
     }
 
     /// The core's base URL.
@@ -375,7 +385,7 @@ impl World {
             exchange: topology::INGRESS_EXCHANGE,
             routing_key: topology::ingress_routing_key(partition),
             message_id: "test".to_owned(),
-            content_type: CONTENT_TYPE,
+            content_type: CONTENT_TYPE.into(),
             headers,
             body: body.into(),
         };
@@ -484,6 +494,10 @@ impl World {
     }
 }
 
+fn spool(servers: &Servers, world: &str) -> PathBuf {
+    servers.private.data().path().join("spool").join(world)
+}
+
 /// A provider that says what a test tells it to.
 ///
 /// # Panics
@@ -524,6 +538,7 @@ pub fn envelopes(workspace: &str, connection: ConnectionId, bodies: &[String]) -
                 origin: FrameOrigin::Live,
                 body: bytes::Bytes::from(body.clone()),
             }],
+            conflated: RangeInclusiveSet::new(),
         }
     };
     bodies.iter().map(envelope).collect()

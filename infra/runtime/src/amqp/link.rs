@@ -30,6 +30,18 @@ pub struct Link {
     full_name: String,
     config: AmqpConfig,
     sessions: watch::Receiver<Option<Arc<Session>>>,
+    state: watch::Receiver<LinkState>,
+}
+
+/// Whether the broker takes messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LinkState {
+    /// There is a session.
+    Up,
+    /// There is a session, and the broker takes no messages from anybody (memory or disk alarm).
+    Blocked,
+    /// There is no session.
+    Away,
 }
 
 /// One life of the connection.
@@ -85,17 +97,20 @@ impl Link {
     ) -> Self {
         let check = context.readiness().add("rabbitmq");
         let (sender, sessions) = watch::channel(None);
+        let (state_sender, state) = watch::channel(LinkState::Away);
         let link = Self {
             service: context.service(),
             full_name: name,
             config: config.clone(),
             sessions,
+            state,
         };
         let supervisor = Supervisor {
             link: link.clone(),
             topology,
             check,
             sender,
+            state: state_sender,
             closing: context.closing().clone(),
         };
         context.spawn_infrastructure("amqp", supervisor.run());
@@ -112,6 +127,18 @@ impl Link {
     #[must_use]
     pub fn config(&self) -> &AmqpConfig {
         &self.config
+    }
+
+    /// Whether the broker takes messages, now and from now on.
+    #[must_use]
+    pub fn state(&self) -> watch::Receiver<LinkState> {
+        self.state.clone()
+    }
+
+    /// The current session, if there is one.
+    pub(super) fn current(&self) -> Option<Arc<Session>> {
+        let session = self.sessions.borrow().clone();
+        session.filter(|session| !session.lost.is_cancelled())
     }
 
     pub(super) fn service(&self) -> &'static str {
@@ -151,6 +178,7 @@ struct Supervisor {
     topology: Topology,
     check: Check,
     sender: watch::Sender<Option<Arc<Session>>>,
+    state: watch::Sender<LinkState>,
     closing: CancellationToken,
 }
 
@@ -221,6 +249,17 @@ impl Supervisor {
     fn watch_events(&self, session: &Session, blocked: watch::Sender<bool>) {
         let service = self.link.service;
         let lost = session.lost.clone();
+        let state = self.state.clone();
+        // Before the session is handed out and after it is lost, the link is away all the same.
+        let tell = move |now| {
+            state.send_if_modified(|state| {
+                let tells = *state != LinkState::Away && *state != now;
+                if tells {
+                    *state = now;
+                }
+                tells
+            });
+        };
         let mut events = Box::pin(session.connection.events_listener());
         tokio::spawn(async move {
             loop {
@@ -234,11 +273,13 @@ impl Supervisor {
                         tracing::warn!(%reason, "the broker takes no messages for now");
                         metrics::blocked(service, true);
                         blocked.send_replace(true);
+                        tell(LinkState::Blocked);
                     }
                     Some(Event::ConnectionUnblocked) => {
                         tracing::info!("the broker takes messages again");
                         metrics::blocked(service, false);
                         blocked.send_replace(false);
+                        tell(LinkState::Up);
                     }
                     // The broker's no to one channel: whoever uses that channel is told as well.
                     Some(Event::Error(error)) if is_refusal(&error) => {
@@ -267,11 +308,20 @@ impl Supervisor {
         self.check.up();
         tracing::info!(name = self.link.full_name, "connected to the broker");
         self.sender.send_replace(Some(Arc::clone(&session)));
+        // Asked under the lock: an alarm is either seen here or told after this.
+        self.state.send_modify(|state| {
+            *state = if session.is_blocked() {
+                LinkState::Blocked
+            } else {
+                LinkState::Up
+            };
+        });
         let ended = self
             .closing
             .run_until_cancelled(session.lost.cancelled())
             .await;
         self.sender.send_replace(None);
+        self.state.send_replace(LinkState::Away);
         session.lost.cancel();
         metrics::connected(self.link.service, false);
         let closing = session.connection.close(GOODBYE, "closing".into());

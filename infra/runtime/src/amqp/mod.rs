@@ -14,5 +14,5 @@ mod publisher;
 mod topology;
 
 pub use consumer::{Batch, Consumer, Delivery, SessionLost};
-pub use link::{Link, Session};
+pub use link::{Link, LinkState, Session};
 pub use publisher::{Message, Outcome, Publisher};

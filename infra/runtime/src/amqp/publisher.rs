@@ -1,5 +1,6 @@
 //! Publishing with confirms, and the four things that can become of a message.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -27,7 +28,7 @@ pub struct Message {
     /// The same for the same content, however often it is sent.
     pub message_id: String,
     /// The body's media type.
-    pub content_type: &'static str,
+    pub content_type: Cow<'static, str>,
     /// Readable attributes.
     pub headers: BTreeMap<String, String>,
     /// The content.
@@ -85,17 +86,22 @@ impl Publisher {
         stop: &CancellationToken,
     ) -> Result<Outcome, Stopped> {
         let session = self.link.session(stop).await?;
-        let started = Instant::now();
-        let outcome = stop
-            .run_until_cancelled(self.attempt(&session, message))
+        stop.run_until_cancelled(self.metered(&session, message))
             .await
-            .ok_or(Stopped)?;
-        metrics::published(
-            self.link.service(),
-            outcome.name(),
-            started.elapsed().as_secs_f64(),
-        );
-        Ok(outcome)
+            .ok_or(Stopped)
+    }
+
+    /// Publishes once, if the broker is there now: [`Outcome::Unknown`] if it is not. A missing queue
+    /// is an error in the log and has the topology declared anew.
+    pub async fn publish_now(&self, message: &Message) -> Outcome {
+        let Some(session) = self.link.current() else {
+            return Outcome::Unknown;
+        };
+        let outcome = self.metered(&session, message).await;
+        if outcome == Outcome::Unroutable {
+            unroutable(&session, message);
+        }
+        outcome
     }
 
     /// Publishes again and again, always with the same id, until the broker has the message safe.
@@ -117,18 +123,22 @@ impl Publisher {
                     tracing::debug!(key = message.routing_key, "a full queue refused a message");
                 }
                 Outcome::Unroutable => {
-                    tracing::error!(
-                        exchange = message.exchange,
-                        key = message.routing_key,
-                        message_id = message.message_id,
-                        "no queue takes this message: a queue or binding was removed"
-                    );
-                    let session = self.link.session(stop).await?;
-                    session.abandon(&"the topology is incomplete");
+                    unroutable(&*self.link.session(stop).await?, message);
                 }
             }
             backoff.wait(stop).await?;
         }
+    }
+
+    async fn metered(&self, session: &Arc<Session>, message: &Message) -> Outcome {
+        let started = Instant::now();
+        let outcome = self.attempt(session, message).await;
+        metrics::published(
+            self.link.service(),
+            outcome.name(),
+            started.elapsed().as_secs_f64(),
+        );
+        outcome
     }
 
     async fn attempt(&self, session: &Arc<Session>, message: &Message) -> Outcome {
@@ -193,6 +203,16 @@ impl Publisher {
     }
 }
 
+fn unroutable(session: &Session, message: &Message) {
+    tracing::error!(
+        exchange = message.exchange,
+        key = message.routing_key,
+        message_id = message.message_id,
+        "no queue takes this message: a queue or binding was removed"
+    );
+    session.abandon(&"the topology is incomplete");
+}
+
 fn properties(message: &Message) -> BasicProperties {
     let mut headers = FieldTable::default();
     for (name, value) in &message.headers {
@@ -203,7 +223,7 @@ fn properties(message: &Message) -> BasicProperties {
     }
     BasicProperties::default()
         .with_delivery_mode(PERSISTENT)
-        .with_content_type(message.content_type.into())
+        .with_content_type(message.content_type.as_ref().into())
         .with_message_id(message.message_id.as_str().into())
         .with_headers(headers)
 }

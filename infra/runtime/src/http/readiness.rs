@@ -19,8 +19,13 @@ pub struct Check {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "status", rename_all = "snake_case")]
 enum State {
-    Up,
-    Down { detail: String },
+    Up {
+        #[serde(skip_serializing_if = "Option::is_none")]
+        detail: Option<String>,
+    },
+    Down {
+        detail: String,
+    },
 }
 
 /// What `/readyz` answers.
@@ -56,7 +61,10 @@ impl Readiness {
         let checks = self.lock().clone();
         let status = if stopping {
             "stopping"
-        } else if checks.values().all(|state| *state == State::Up) {
+        } else if checks
+            .values()
+            .all(|state| matches!(state, State::Up { .. }))
+        {
             "ready"
         } else {
             "not_ready"
@@ -72,17 +80,23 @@ impl Readiness {
 impl Check {
     /// The dependency is there.
     pub fn up(&self) {
-        self.readiness.lock().insert(self.name, State::Up);
+        self.set(State::Up { detail: None });
+    }
+
+    /// The dependency is there, and this is worth knowing about it.
+    pub fn up_with(&self, detail: &dyn std::fmt::Display) {
+        let detail = Some(detail.to_string());
+        self.set(State::Up { detail });
     }
 
     /// The dependency is away, for the reason given.
     pub fn down(&self, reason: &dyn std::fmt::Display) {
-        self.readiness.lock().insert(
-            self.name,
-            State::Down {
-                detail: reason.to_string(),
-            },
-        );
+        let detail = reason.to_string();
+        self.set(State::Down { detail });
+    }
+
+    fn set(&self, state: State) {
+        self.readiness.lock().insert(self.name, state);
     }
 }
 
@@ -102,7 +116,10 @@ mod tests {
         assert_eq!(json["checks"]["postgresql"]["detail"], "connection refused");
         assert_eq!(json["checks"]["rabbitmq"]["status"], "up");
 
-        database.up();
+        database.up_with(&"3 connections");
+        let json = serde_json::to_value(readiness.report(false)).unwrap();
+        assert_eq!(json["checks"]["postgresql"]["detail"], "3 connections");
+        assert_eq!(json["checks"]["rabbitmq"].get("detail"), None);
         assert!(readiness.report(false).is_ready());
         assert!(!readiness.report(true).is_ready());
     }

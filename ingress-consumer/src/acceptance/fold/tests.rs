@@ -2,6 +2,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use rangemap::RangeInclusiveSet;
 use shared_model::envelope::Attributes;
 use shared_model::signal::Provenance;
 use shared_model::{
@@ -49,6 +50,7 @@ fn frame(number: u64, outcome: Result<Contents, Unreadable>) -> ReadFrame {
             attributes: Arc::new(attributes),
             partition: 2,
             frame,
+            conflated: RangeInclusiveSet::new(),
         },
         outcome,
     }
@@ -180,4 +182,15 @@ fn a_connection_that_registers_nothing_parks_what_unknown_vehicles_send() {
 
     let known = fold(&[speed(0, "a", 5.0)], &BTreeMap::new(), &[]).vehicles;
     assert!(fold(&[stranger], &known, &[]).parked.is_empty());
+}
+
+#[test]
+fn what_was_replaced_at_its_source_is_kept_beside_what_was_seen() {
+    let mut frames = vec![speed(7, "bus-1", 1.0), speed(8, "bus-1", 2.0)];
+    frames[0].received.conflated = [2..=4, 6..=6].into_iter().collect();
+    frames[1].received.conflated = [5..=5].into_iter().collect();
+    let seen = seen_frames(&frames);
+    let (_, seen) = seen.first_key_value().unwrap();
+    assert_eq!(seen.numbers, [7..=8].into_iter().collect());
+    assert_eq!(seen.conflated, [2..=6].into_iter().collect());
 }
