@@ -24,9 +24,12 @@ mod credential;
 mod dialect;
 mod failure;
 mod metrics;
+mod outbound;
 mod ownership;
+mod retry_after;
 mod sender;
 mod socket;
+mod start;
 mod status;
 mod stream;
 #[cfg(test)]
@@ -38,10 +41,11 @@ use std::net::SocketAddr;
 use runtime::Context;
 
 pub use api::StreamsPage;
-pub use config::{CoreConfig, PublisherConfig, StreamConfig, WindowConfig};
+pub use config::{BackfillConfig, CoreConfig, PublisherConfig, StreamConfig, WindowConfig};
 pub use status::{StreamReport, StreamState};
 
 use control::Core;
+use outbound::Outbound;
 use ownership::Ownership;
 use status::Streams;
 
@@ -54,14 +58,16 @@ pub struct Started {
 
 /// Starts the publisher on `ctx` and returns; core, broker and providers may be away.
 ///
-/// Fails if the HTTP server cannot listen or the core's URL is none.
+/// Fails if the HTTP server cannot listen, the core's URL is none, or the further certificates of
+/// `stream.extra_ca_file` cannot be read.
 pub async fn start(ctx: Context, config: PublisherConfig) -> anyhow::Result<Started> {
     metrics::begin();
     let streams = Streams::default();
     let core = Core::new(&config.core.url, ctx.instance())?;
+    let outbound = Outbound::new(config.stream.extra_ca_file.as_ref())?;
     let routes = api::routes(ctx.instance().to_owned(), streams.clone());
     let http = runtime::http::serve(&ctx, &config.http, routes).await?;
-    let ownership = Ownership::new(ctx.clone(), config, core, streams);
+    let ownership = Ownership::new(ctx.clone(), config, core, outbound, streams);
     ctx.spawn("ownership", ownership.run());
     Ok(Started { http })
 }

@@ -21,7 +21,9 @@ use tokio_util::task::TaskTracker;
 use crate::config::PublisherConfig;
 use crate::control::Core;
 use crate::dialect::Dialect;
+use crate::outbound::Outbound;
 use crate::sender::Sender;
+use crate::start::first_wait;
 use crate::status::{StreamState, Streams};
 use crate::stream::Stream;
 use crate::window::{Limits, Window};
@@ -34,6 +36,7 @@ pub(crate) struct Ownership {
     ctx: Context,
     config: PublisherConfig,
     core: Core,
+    outbound: Outbound,
     check: Check,
     core_is_up: Option<bool>,
     streams: Streams,
@@ -61,12 +64,19 @@ struct Owned {
 
 impl Ownership {
     /// Owns nothing yet.
-    pub(crate) fn new(ctx: Context, config: PublisherConfig, core: Core, streams: Streams) -> Self {
+    pub(crate) fn new(
+        ctx: Context,
+        config: PublisherConfig,
+        core: Core,
+        outbound: Outbound,
+        streams: Streams,
+    ) -> Self {
         Self {
             check: ctx.readiness().add("core"),
             ctx,
             config,
             core,
+            outbound,
             core_is_up: None,
             streams,
             ingress: None,
@@ -142,8 +152,9 @@ impl Ownership {
                 self.streams.remove(connection);
             }
         }
+        let together = changes.start.len();
         for assignment in changes.start {
-            self.start(assignment, &window);
+            self.start(assignment, &window, together);
         }
         Ok(())
     }
@@ -218,7 +229,7 @@ impl Ownership {
         });
     }
 
-    fn start(&mut self, assignment: StreamAssignment, window: &Window) {
+    fn start(&mut self, assignment: StreamAssignment, window: &Window, together: usize) {
         let stop = self.ctx.stopping().child_token();
         let task = match Dialect::of(&assignment.provider) {
             None => {
@@ -230,7 +241,9 @@ impl Ownership {
                 let stream = Stream {
                     dialect,
                     owner: self.ctx.instance().to_owned(),
+                    first_wait: first_wait(self.config.stream.start_spread, together),
                     config: self.config.stream.clone(),
+                    outbound: self.outbound.clone(),
                     window: window.clone(),
                     status: self.streams.add(&assignment, StreamState::Connecting),
                     assignment: assignment.clone(),

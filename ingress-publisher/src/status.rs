@@ -23,16 +23,19 @@ pub enum StreamState {
     Subscribed,
     /// Waiting before it connects again.
     BackingOff,
+    /// Waiting because the provider refused the credential.
+    Refused,
     /// Nothing: the provider's protocol is not known here.
     Unsupported,
 }
 
 impl StreamState {
     /// Every state.
-    pub const ALL: [Self; 4] = [
+    pub const ALL: [Self; 5] = [
         Self::Connecting,
         Self::Subscribed,
         Self::BackingOff,
+        Self::Refused,
         Self::Unsupported,
     ];
 
@@ -41,6 +44,7 @@ impl StreamState {
             Self::Connecting => "connecting",
             Self::Subscribed => "subscribed",
             Self::BackingOff => "backing_off",
+            Self::Refused => "refused",
             Self::Unsupported => "unsupported",
         }
     }
@@ -166,7 +170,7 @@ impl StreamStatus {
         metrics::reconnect(failure.reason());
         let mut inner = lock(&self.0);
         let was = inner.report.state;
-        inner.enter(StreamState::BackingOff);
+        inner.enter(failure.state());
         inner.report.last_error = Some(failure.to_string());
         let again = inner.trouble.replace(failure.reason()) == Some(failure.reason());
         let report = &inner.report;

@@ -2,15 +2,15 @@
 //!
 //! Each socket is a session of its own, in which the frames of each partition are numbered from 1
 //! without gaps. Every message is a frame, verbatim: the echo of the subscription and the provider's
-//! own messages too. If the socket ends, or is silent beyond a ping, the stream connects again with
-//! jittered backoff. While the window is full the socket is not read.
+//! own messages too. If the socket ends, or is silent beyond a ping, the stream connects again after
+//! a wait with full jitter. While the window is full the socket is not read.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
-use runtime::backoff::{Backoff, Stopped};
+use runtime::backoff::{Backoff, Stopped, up_to};
 use runtime::clock;
 use shared_model::control::StreamAssignment;
 use shared_model::envelope::Attributes;
@@ -18,14 +18,17 @@ use shared_model::partition::partition;
 use shared_model::{Frame, FrameKind, FrameOrigin, SessionId};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout_at};
 use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::http::HeaderValue;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::StreamConfig;
+use crate::credential;
 use crate::dialect::Dialect;
 use crate::failure::Failure;
 use crate::metrics;
+use crate::outbound::Outbound;
 use crate::socket::{self, Socket};
 use crate::status::StreamStatus;
 use crate::window::Window;
@@ -44,6 +47,10 @@ pub(crate) struct Stream {
     pub(crate) owner: String,
     /// How to deal with sockets.
     pub(crate) config: StreamConfig,
+    /// How long to wait before the first connect.
+    pub(crate) first_wait: Duration,
+    /// The way out to the provider.
+    pub(crate) outbound: Outbound,
     /// Where frames go.
     pub(crate) window: Window,
     /// Where to tell what happens.
@@ -77,44 +84,88 @@ struct Session {
     first_frame: Option<Instant>,
 }
 
+/// What outlives a socket.
+struct Memory {
+    backoff: Backoff,
+    /// The credential of the last try.
+    tried: Option<HeaderValue>,
+}
+
 impl Stream {
     /// Reads until it is asked to stop.
     pub(crate) async fn run(self) {
-        // The waits stay below twice the bound that is given here.
-        let mut backoff = Backoff::new(self.config.backoff_min, self.config.backoff_max / 2);
-        loop {
-            let Err(End::Failed(failure)) = self.live(&mut backoff).await else {
-                break;
-            };
-            let wait = failure.wait(backoff.next_wait());
-            self.status.backing_off(&failure, wait);
-            let waiting = tokio::time::sleep(wait);
-            if self.stop.run_until_cancelled(waiting).await.is_none() {
-                break;
+        let mut memory = Memory {
+            backoff: Backoff::new(self.config.backoff_min, self.config.backoff_max),
+            tried: None,
+        };
+        let first = tokio::time::sleep(self.first_wait);
+        if self.stop.run_until_cancelled(first).await.is_some() {
+            while let Err(End::Failed(failure)) = self.live(&mut memory).await {
+                if self.wait(&failure, &mut memory).await.is_err() {
+                    break;
+                }
             }
         }
         self.status.stopped();
     }
 
+    /// Leaves the provider in peace after `failure`. A credential that has changed ends that at
+    /// once, where it was the trouble.
+    async fn wait(&self, failure: &Failure, memory: &mut Memory) -> Result<(), Stopped> {
+        let refused = self.config.refused_wait;
+        // Half as much again at most, so that all streams of a refused key do not come together.
+        let long = refused.saturating_add(up_to(refused / 2));
+        let wait = failure.wait(memory.backoff.next_wait(), long);
+        self.status.backing_off(failure, wait);
+        let changed = async {
+            match &self.assignment.credential {
+                Some(reference) if failure.is_about_the_credential() => {
+                    credential::changed(reference, memory.tried.as_ref()).await;
+                }
+                _ => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            () = self.stop.cancelled() => return Err(Stopped),
+            () = changed => memory.backoff.reset(),
+            () = tokio::time::sleep(wait) => {}
+        }
+        Ok(())
+    }
+
     /// Connects and reads one socket to its end.
-    async fn live(&self, backoff: &mut Backoff) -> Result<(), End> {
+    async fn live(&self, memory: &mut Memory) -> Result<(), End> {
         self.status.connecting();
-        let opening = socket::open(&self.assignment, self.dialect, &self.config);
-        let mut socket = match self.stop.run_until_cancelled(opening).await {
+        let mut socket = match self.stop.run_until_cancelled(self.open(memory)).await {
             None => return Err(End::Stopped),
             Some(opened) => opened?,
         };
         let mut session = self.new_session();
         let ended = self.read(&mut session, &mut socket).await;
-        // A socket that lived for as long as the longest wait proves that connecting again soon
-        // is no burden: even if all go on like this, the provider sees no more handshakes than it
-        // would from a stream that always waits the longest. One that only greets and then hangs
-        // up proves nothing.
+        // A socket that brought frames and lived on for so long proves that connecting again soon
+        // is no burden. One that only greets and then hangs up proves nothing.
         let lived = session.first_frame.map(|first| first.elapsed());
-        if lived.is_some_and(|lived| lived >= self.config.backoff_max) {
-            backoff.reset();
+        if lived.is_some_and(|lived| lived >= self.config.healthy_after) {
+            memory.backoff.reset();
         }
         ended
+    }
+
+    async fn open(&self, memory: &mut Memory) -> Result<Socket, Failure> {
+        memory.tried = None;
+        if let Some(reference) = &self.assignment.credential {
+            memory.tried = Some(credential::header(reference).await?);
+        }
+        let (credential, tls) = (memory.tried.clone(), &self.outbound.tls);
+        socket::open(
+            &self.assignment,
+            self.dialect,
+            credential,
+            &self.config,
+            tls,
+        )
+        .await
     }
 
     fn new_session(&self) -> Session {
@@ -255,28 +306,40 @@ impl Stream {
 }
 
 #[cfg(test)]
+mod faults;
+
+#[cfg(test)]
 mod tests {
     use tokio::sync::mpsc::Receiver;
     use tokio::task::JoinHandle;
 
     use super::*;
+    use crate::config::PublisherConfig;
     use crate::status::{StreamReport, StreamState, Streams};
     use crate::testing::{self, Served, Server, eventually, heard, within};
     use crate::window::Pending;
 
     const ECHO: &str = r#"{"vehicles":{"bus-1":["soc"]}}"#;
 
-    struct Running {
+    pub(super) struct Running {
         assignment: StreamAssignment,
-        status: StreamStatus,
+        pub(super) status: StreamStatus,
         queues: Vec<Receiver<Pending>>,
         stop: CancellationToken,
         task: JoinHandle<()>,
     }
 
     impl Running {
-        fn start(assignment: StreamAssignment, partitions: u32) -> Self {
-            let config = testing::config();
+        pub(super) fn start(assignment: StreamAssignment, partitions: u32) -> Self {
+            Self::start_with(assignment, partitions, testing::config())
+        }
+
+        pub(super) fn start_with(
+            assignment: StreamAssignment,
+            partitions: u32,
+            config: PublisherConfig,
+        ) -> Self {
+            let outbound = Outbound::new(config.stream.extra_ca_file.as_ref()).unwrap();
             let (window, queues) = Window::open(partitions, &config.window);
             let stop = CancellationToken::new();
             let status = Streams::default().add(&assignment, StreamState::Connecting);
@@ -285,6 +348,8 @@ mod tests {
                 dialect: Dialect::Viriciti,
                 owner: "publisher-0".to_owned(),
                 config: config.stream,
+                first_wait: Duration::ZERO,
+                outbound,
                 window,
                 status: status.clone(),
                 stop: stop.clone(),
@@ -299,20 +364,20 @@ mod tests {
             }
         }
 
-        async fn next(&mut self, partition: usize) -> Pending {
+        pub(super) async fn next(&mut self, partition: usize) -> Pending {
             within(self.queues[partition].recv()).await.unwrap()
         }
 
-        async fn report_with_error(&self) -> StreamReport {
+        pub(super) async fn report_with_error(&self) -> StreamReport {
             eventually(async || {
                 let report = self.status.report();
-                (report.last_error.is_some() && report.state == StreamState::BackingOff)
-                    .then_some(report)
+                let waits = [StreamState::BackingOff, StreamState::Refused];
+                (report.last_error.is_some() && waits.contains(&report.state)).then_some(report)
             })
             .await
         }
 
-        async fn end(self) {
+        pub(super) async fn end(self) {
             self.stop.cancel();
             within(self.task).await.unwrap();
         }

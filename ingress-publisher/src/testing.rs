@@ -26,6 +26,8 @@ pub(crate) fn config() -> PublisherConfig {
     config.core.heartbeat = Duration::from_millis(50);
     config.stream.backoff_min = Duration::from_millis(10);
     config.stream.backoff_max = Duration::from_millis(50);
+    config.stream.start_spread = Duration::ZERO;
+    config.backfill.settle = Duration::from_millis(50);
     config
 }
 
