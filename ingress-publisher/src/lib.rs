@@ -15,9 +15,10 @@
 //! - *the broker*: frames fill the window, then no socket is read any more, and the provider feels
 //!   that. All goes on once the broker is back;
 //! - *a provider*: its stream connects again with jittered backoff and subscribes anew. What the
-//!   provider sent meanwhile is lost to us: the protocols have no replay.
+//!   provider saw meanwhile is asked for where it keeps a history.
 
 mod api;
+mod backfill;
 mod config;
 mod control;
 mod credential;

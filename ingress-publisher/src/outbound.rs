@@ -5,17 +5,29 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
+use reqwest::{Client, redirect};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::{self, PemObject as _};
 use rustls::{ClientConfig, RootCertStore};
+use tokio::sync::Semaphore;
+
+/// How many answers of all streams are in memory at once.
+const ANSWERS: usize = 8;
+const IDLE_LIMIT: Duration = Duration::from_secs(30);
+const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 
 /// What all streams share; clones are handles on the same.
 #[derive(Debug, Clone)]
 pub(crate) struct Outbound {
     /// For sockets.
     pub(crate) tls: Arc<ClientConfig>,
+    /// For requests.
+    pub(crate) http: Client,
+    /// A permit for each answer that is held in memory.
+    pub(crate) answers: Arc<Semaphore>,
 }
 
 /// Why a file gives no certificates. The text says what to do.
@@ -42,7 +54,21 @@ impl Outbound {
     /// Fails if the further authorities in the file `extra` cannot be read, or there is none at all.
     pub(crate) fn new(extra: Option<&PathBuf>) -> anyhow::Result<Self> {
         let tls = client_config(roots(extra)?)?;
-        Ok(Self { tls: Arc::new(tls) })
+        let http = Client::builder()
+            .tls_backend_preconfigured(tls.clone())
+            // The credential is for the endpoint's host and for no other.
+            .redirect(redirect::Policy::none())
+            .no_proxy()
+            .connect_timeout(CONNECT_LIMIT)
+            .pool_idle_timeout(IDLE_LIMIT)
+            .pool_max_idle_per_host(2)
+            .build()
+            .context("the HTTP client for providers")?;
+        Ok(Self {
+            tls: Arc::new(tls),
+            http,
+            answers: Arc::new(Semaphore::new(ANSWERS)),
+        })
     }
 }
 

@@ -3,12 +3,14 @@
 //! Each socket is a session of its own, in which the frames of each partition are numbered from 1
 //! without gaps. Every message is a frame, verbatim: the echo of the subscription and the provider's
 //! own messages too. If the socket ends, or is silent beyond a ping, the stream connects again after
-//! a wait with full jitter. While the window is full the socket is not read.
+//! a wait with full jitter; what it missed meanwhile is asked for ([`crate::backfill`]). While the
+//! window is full the socket is not read.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use chrono::{DateTime, Utc};
 use futures_util::{SinkExt, StreamExt};
 use runtime::backoff::{Backoff, Stopped, up_to};
 use runtime::clock;
@@ -23,7 +25,8 @@ use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_util::sync::CancellationToken;
 
-use crate::config::StreamConfig;
+use crate::backfill::{Backfill, Gaps, Handed, Job};
+use crate::config::{BackfillConfig, StreamConfig};
 use crate::credential;
 use crate::dialect::Dialect;
 use crate::failure::Failure;
@@ -47,6 +50,10 @@ pub(crate) struct Stream {
     pub(crate) owner: String,
     /// How to deal with sockets.
     pub(crate) config: StreamConfig,
+    /// How to close gaps.
+    pub(crate) backfill: BackfillConfig,
+    /// The last sign of life of an earlier stream of the connection, if what came since is missing.
+    pub(crate) gap_from: Option<DateTime<Utc>>,
     /// How long to wait before the first connect.
     pub(crate) first_wait: Duration,
     /// The way out to the provider.
@@ -82,6 +89,8 @@ struct Session {
     /// The last number given in each partition.
     numbers: Vec<u64>,
     first_frame: Option<Instant>,
+    /// When the provider last gave a sign of life.
+    heard_at: DateTime<Utc>,
 }
 
 /// What outlives a socket.
@@ -89,6 +98,7 @@ struct Memory {
     backoff: Backoff,
     /// The credential of the last try.
     tried: Option<HeaderValue>,
+    gaps: Gaps,
 }
 
 impl Stream {
@@ -97,6 +107,7 @@ impl Stream {
         let mut memory = Memory {
             backoff: Backoff::new(self.config.backoff_min, self.config.backoff_max),
             tried: None,
+            gaps: Gaps::new(self.gap_from.map(|at| at.timestamp_millis())),
         };
         let first = tokio::time::sleep(self.first_wait);
         if self.stop.run_until_cancelled(first).await.is_some() {
@@ -142,7 +153,22 @@ impl Stream {
             Some(opened) => opened?,
         };
         let mut session = self.new_session();
-        let ended = self.read(&mut session, &mut socket).await;
+        let job = Job::new(
+            &self.assignment,
+            self.dialect,
+            memory.gaps.clone(),
+            memory.tried.clone(),
+            (&self.config, &self.backfill),
+            &self.outbound,
+        );
+        let mut backfill = job.map(Backfill::start);
+        let gaps = &mut memory.gaps;
+        let ended = self
+            .read(&mut session, &mut socket, &mut backfill, gaps)
+            .await;
+        memory
+            .gaps
+            .session_ended(session.heard_at.timestamp_millis());
         // A socket that brought frames and lived on for so long proves that connecting again soon
         // is no burden. One that only greets and then hangs up proves nothing.
         let lived = session.first_frame.map(|first| first.elapsed());
@@ -184,10 +210,17 @@ impl Stream {
             frames: 0,
             numbers: vec![0; self.window.partitions() as usize],
             first_frame: None,
+            heard_at: clock::now(),
         }
     }
 
-    async fn read(&self, session: &mut Session, socket: &mut Socket) -> Result<(), End> {
+    async fn read(
+        &self,
+        session: &mut Session,
+        socket: &mut Socket,
+        backfill: &mut Option<Backfill>,
+        gaps: &mut Gaps,
+    ) -> Result<(), End> {
         let every = self.config.ping_interval;
         let mut pings = interval_at(Instant::now() + every, every);
         // Time in which the socket was not read proves nothing about the provider.
@@ -209,6 +242,9 @@ impl Stream {
                 }
                 message = socket.next() => {
                     heard = true;
+                    if matches!(message, Some(Ok(_))) {
+                        session.heard_at = clock::now();
+                    }
                     match message {
                         Some(Ok(Message::Ping(_))) => self.flush(socket).await?,
                         Some(Ok(Message::Close(goodbye))) => {
@@ -216,28 +252,63 @@ impl Stream {
                             self.flush(socket).await.unwrap_or_default();
                             return Err(socket::closed(goodbye.as_ref()).into());
                         }
-                        Some(Ok(message)) => self.take(session, message).await?,
+                        Some(Ok(message)) => {
+                            let is_datum = self.take(session, message).await?;
+                            if let (true, Some(backfill)) = (is_datum, &backfill) {
+                                backfill.is_live();
+                            }
+                        }
                         Some(Err(error)) => return Err(socket::broken(error).into()),
                         None => return Err(socket::closed(None).into()),
                     }
                 }
+                handed = Backfill::next(backfill) => match handed {
+                    Handed::Datum { origin, body } => {
+                        metrics::backfill_frame(origin);
+                        let device = self.dialect.device(&body).unwrap_or_default().into_owned();
+                        self.submit(session, (origin, FrameKind::Text), body, &device).await?;
+                    }
+                    Handed::Planned(missing) => gaps.planned(missing),
+                    Handed::Closed { series, until } => gaps.closed(series, until),
+                    Handed::GivenUp { series } => gaps.given_up(series),
+                },
             }
         }
     }
 
     /// Makes a frame of a message that holds data, and waits until the window has room for it.
-    async fn take(&self, session: &mut Session, message: Message) -> Result<(), End> {
+    /// Answers whether it is a device's.
+    async fn take(&self, session: &mut Session, message: Message) -> Result<bool, End> {
         let (kind, body) = match &message {
             Message::Text(text) => (FrameKind::Text, text.as_bytes()),
             Message::Binary(bytes) => (FrameKind::Binary, bytes.as_ref()),
-            _ => return Ok(()),
+            _ => return Ok(false),
         };
-        session.frames += 1;
         session.first_frame.get_or_insert_with(Instant::now);
+        metrics::frame(self.dialect.name(), body.len());
+        let device = self.dialect.device(body);
+        let is_datum = device.is_some();
+        // A copy: the message shares the whole read buffer, which would stay with it.
+        let copy = Bytes::copy_from_slice(body);
+        let device = device.unwrap_or_default();
+        self.submit(session, (FrameOrigin::Live, kind), copy, &device)
+            .await?;
+        Ok(is_datum)
+    }
+
+    /// Numbers a frame, and waits until the window has room for it.
+    async fn submit(
+        &self,
+        session: &mut Session,
+        (origin, kind): (FrameOrigin, FrameKind),
+        body: Bytes,
+        device: &str,
+    ) -> Result<(), End> {
+        session.frames += 1;
         let partition = partition(
             &self.assignment.workspace,
             self.assignment.connection,
-            &self.dialect.device(body).unwrap_or_default(),
+            device,
             self.window.partitions(),
         );
         let number = &mut session.numbers[partition as usize];
@@ -246,11 +317,9 @@ impl Stream {
             number: *number,
             received_at: clock::now(),
             kind,
-            origin: FrameOrigin::Live,
-            // A copy: the message shares the whole read buffer, which would stay with it.
-            body: Bytes::copy_from_slice(body),
+            origin,
+            body,
         };
-        metrics::frame(self.dialect.name(), body.len());
         self.status.received(session.frames, frame.received_at);
         let attributes = Arc::clone(&session.attributes);
         let submitted = self
@@ -309,7 +378,7 @@ impl Stream {
 mod faults;
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use tokio::sync::mpsc::Receiver;
     use tokio::task::JoinHandle;
 
@@ -321,24 +390,35 @@ mod tests {
 
     const ECHO: &str = r#"{"vehicles":{"bus-1":["soc"]}}"#;
 
-    pub(super) struct Running {
+    pub(crate) struct Running {
         assignment: StreamAssignment,
-        pub(super) status: StreamStatus,
+        pub(crate) status: StreamStatus,
         queues: Vec<Receiver<Pending>>,
         stop: CancellationToken,
         task: JoinHandle<()>,
     }
 
     impl Running {
-        pub(super) fn start(assignment: StreamAssignment, partitions: u32) -> Self {
+        pub(crate) fn start(assignment: StreamAssignment, partitions: u32) -> Self {
             Self::start_with(assignment, partitions, testing::config())
         }
 
-        pub(super) fn start_with(
+        pub(crate) fn start_with(
             assignment: StreamAssignment,
             partitions: u32,
             config: PublisherConfig,
         ) -> Self {
+            Self::start_after(None, assignment, partitions, config)
+        }
+
+        pub(crate) fn start_after(
+            gap_from: Option<DateTime<Utc>>,
+            assignment: StreamAssignment,
+            partitions: u32,
+            config: PublisherConfig,
+        ) -> Self {
+            // Before any metric is counted: what is counted earlier shows in none.
+            testing::telemetry();
             let outbound = Outbound::new(config.stream.extra_ca_file.as_ref()).unwrap();
             let (window, queues) = Window::open(partitions, &config.window);
             let stop = CancellationToken::new();
@@ -348,6 +428,8 @@ mod tests {
                 dialect: Dialect::Viriciti,
                 owner: "publisher-0".to_owned(),
                 config: config.stream,
+                backfill: config.backfill,
+                gap_from,
                 first_wait: Duration::ZERO,
                 outbound,
                 window,
@@ -364,11 +446,11 @@ mod tests {
             }
         }
 
-        pub(super) async fn next(&mut self, partition: usize) -> Pending {
+        pub(crate) async fn next(&mut self, partition: usize) -> Pending {
             within(self.queues[partition].recv()).await.unwrap()
         }
 
-        pub(super) async fn report_with_error(&self) -> StreamReport {
+        pub(crate) async fn report_with_error(&self) -> StreamReport {
             eventually(async || {
                 let report = self.status.report();
                 let waits = [StreamState::BackingOff, StreamState::Refused];
@@ -377,7 +459,7 @@ mod tests {
             .await
         }
 
-        pub(super) async fn end(self) {
+        pub(crate) async fn end(self) {
             self.stop.cancel();
             within(self.task).await.unwrap();
         }
