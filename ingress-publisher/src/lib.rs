@@ -24,6 +24,7 @@ mod control;
 mod credential;
 mod dialect;
 mod failure;
+mod limits;
 mod metrics;
 mod outbound;
 mod ownership;
@@ -63,6 +64,7 @@ pub struct Started {
 /// `stream.extra_ca_file` cannot be read.
 pub async fn start(ctx: Context, config: PublisherConfig) -> anyhow::Result<Started> {
     metrics::begin();
+    limits::raise_open_files();
     let streams = Streams::default();
     let core = Core::new(&config.core.url, ctx.instance())?;
     let outbound = Outbound::new(config.stream.extra_ca_file.as_ref())?;

@@ -22,8 +22,9 @@ use crate::dialect::Dialect;
 use crate::failure::Failure;
 use crate::retry_after::retry_after;
 
-/// A telematics frame has some hundred bytes; larger ones make the buffer grow.
-const READ_BUFFER: usize = 16 * 1024;
+/// What each socket keeps for as long as it lives. A telematics frame has some hundred bytes; larger
+/// ones make the buffer grow.
+const READ_BUFFER: usize = 4 * 1024;
 
 pub(crate) type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
