@@ -15,8 +15,8 @@ use crate::metrics;
 use crate::outbound::Outbound;
 use crate::retry_after::retry_after;
 
-/// How long an answer may take, to its last byte.
-const ANSWER_LIMIT: Duration = Duration::from_mins(1);
+/// How long an answer may take to begin, and how long from then to its last byte.
+const ANSWER_LIMIT: Duration = Duration::from_secs(30);
 /// The largest answer that is taken.
 pub(crate) const ANSWER_BYTES: usize = 2 * 1024 * 1024;
 /// How often a question is asked that gets no answer.
@@ -110,23 +110,29 @@ impl Asker {
 
     async fn once(&mut self, question: &Question) -> Result<Answer, Failed> {
         self.pace.tick().await;
-        let answers = Arc::clone(&self.outbound.answers);
-        let place = place(answers).await;
-        let asked = timeout(ANSWER_LIMIT, self.send(question)).await;
-        let body = asked.unwrap_or_else(|_| Err(away("no answer in time".to_owned(), None)));
-        metrics::backfill_request(match &body {
+        let answer = self.answer(question).await;
+        metrics::backfill_request(match &answer {
             Ok(_) => "ok",
             Err(Failed::For(Trouble::TooLarge)) => "too_large",
             Err(Failed::For(_)) => "rejected",
             Err(Failed::Now { .. }) => "retried",
         });
+        answer
+    }
+
+    async fn answer(&self, question: &Question) -> Result<Answer, Failed> {
+        let response = in_time(self.send(question)).await?;
+        // Taken when there is something to hold: a provider that does not answer keeps no other
+        // stream from asking.
+        let place = place(Arc::clone(&self.outbound.answers)).await;
+        let body = in_time(read(response)).await?;
         Ok(Answer {
-            body: body?,
+            body,
             _place: place,
         })
     }
 
-    async fn send(&self, question: &Question) -> Result<Vec<u8>, Failed> {
+    async fn send(&self, question: &Question) -> Result<Response, Failed> {
         let mut request = match &question.body {
             Some(body) => {
                 let request = self.outbound.http.post(question.url.clone());
@@ -141,7 +147,7 @@ impl Asker {
         let response = request.send().await.map_err(broken)?;
         let status = response.status();
         if status.is_success() {
-            return read(response).await;
+            return Ok(response);
         }
         Err(match status {
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
@@ -152,6 +158,11 @@ impl Asker {
             _ => Failed::For(Trouble::Rejected(status)),
         })
     }
+}
+
+async fn in_time<T>(asking: impl Future<Output = Result<T, Failed>>) -> Result<T, Failed> {
+    let asked = timeout(ANSWER_LIMIT, asking).await;
+    asked.unwrap_or_else(|_| Err(away("no answer in time".to_owned(), None)))
 }
 
 async fn place(answers: Arc<Semaphore>) -> OwnedSemaphorePermit {

@@ -16,6 +16,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::tests::Running;
 use crate::config::PublisherConfig;
+use crate::outbound::Outbound;
 use crate::status::{StreamReport, StreamState};
 use crate::testing::{self, Served, Server, within};
 
@@ -432,4 +433,31 @@ async fn a_further_authority_is_trusted_and_none_that_is_not_named() {
     let mut running = Running::start_with(testing::assignment(&endpoint, None), 1, config);
     assert_eq!(running.next(0).await.frame.body, "{}");
     running.end().await;
+}
+
+#[tokio::test]
+async fn requests_trust_the_same_authorities_as_sockets() {
+    let (config, root) = certificate();
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+    let faulty = Faulty::start(move |tcp| {
+        let acceptor = acceptor.clone();
+        async move {
+            let Ok(mut tls) = acceptor.accept(tcp).await else {
+                return;
+            };
+            read_request(&mut tls).await;
+            let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}";
+            tls.write_all(answer).await.unwrap();
+            tls.shutdown().await.unwrap();
+        }
+    });
+    testing::telemetry();
+    let url = faulty.endpoint.replace("ws://", "https://");
+    let stranger = Outbound::new(None).unwrap();
+    assert!(within(stranger.http.get(&url).send()).await.is_err());
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), root).unwrap();
+    let outbound = Outbound::new(Some(&file.path().to_owned())).unwrap();
+    let answer = within(outbound.http.get(&url).send()).await.unwrap();
+    assert_eq!(within(answer.text()).await.unwrap(), "{}");
 }
