@@ -12,7 +12,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use serde_json::json;
 use shared_model::event::{Fact, PublishedReading, VehicleSeen, VehicleSnapshotChanged};
-use shared_model::{Reading, Signal, SignalValue, VehicleId};
+use shared_model::{FrameOrigin, Reading, Signal, SignalValue, VehicleId};
 
 /// Everything the core knows of a vehicle.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -25,7 +25,7 @@ pub struct VehicleState {
     pub signals: BTreeMap<Signal, Reading>,
     /// The values that the last event carried.
     pub published: BTreeMap<Signal, SignalValue>,
-    /// The latest receipt of any observation.
+    /// When the vehicle was last heard from, see [`heard_at`].
     pub last_received_at: Option<DateTime<Utc>>,
     /// Since when the state has held something that no event has carried.
     pub unsent_since: Option<DateTime<Utc>>,
@@ -38,6 +38,8 @@ pub struct Offer {
     pub signal: Signal,
     /// The value, with its times and source.
     pub reading: Reading,
+    /// How the frame that brought it came to be read.
+    pub origin: FrameOrigin,
     /// Whether the frame that brought it has had its effect before.
     pub repeated: bool,
 }
@@ -121,7 +123,7 @@ fn fold(state: &mut VehicleState, offer: &Offer, policy: Policy) -> Verdict {
     let reading = clamp(offer.reading.clone(), policy.clock_skew);
     state.last_received_at = state
         .last_received_at
-        .max(Some(reading.provenance.received_at));
+        .max(Some(heard_at(&reading, offer.origin)));
     let Some(current) = state.signals.get_mut(&offer.signal) else {
         state.signals.insert(offer.signal, reading);
         return Verdict::Accepted;
@@ -137,6 +139,19 @@ fn fold(state: &mut VehicleState, offer: &Offer, policy: Policy) -> Verdict {
         (false, true) => Verdict::Accepted,
         (false, false) if offer.repeated => Verdict::Duplicate,
         (false, false) => Verdict::Stale,
+    }
+}
+
+/// When a reading tells that its vehicle was heard from. What the provider pushed, it had just heard.
+/// What it was asked for it may have had for days: that an old value is still stored is no sign of
+/// life, so such a reading counts from when it was observed.
+fn heard_at(reading: &Reading, origin: FrameOrigin) -> DateTime<Utc> {
+    let provenance = &reading.provenance;
+    match origin {
+        FrameOrigin::Live => provenance.received_at,
+        FrameOrigin::State | FrameOrigin::Backfill => {
+            provenance.received_at.min(provenance.observed_at)
+        }
     }
 }
 

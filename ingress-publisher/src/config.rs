@@ -1,10 +1,17 @@
 //! The publisher's configuration.
 
+mod backfill;
+
+use std::path::PathBuf;
 use std::time::Duration;
 
 use reqwest::Url;
 use runtime::config::{AmqpConfig, Config, HttpConfig, Problems};
 use serde::{Deserialize, Serialize};
+
+use crate::outbound;
+
+pub use backfill::BackfillConfig;
 
 /// A stop may take 25 s in all.
 const LONGEST_DRAIN: Duration = Duration::from_secs(22);
@@ -23,6 +30,8 @@ pub struct PublisherConfig {
     pub core: CoreConfig,
     /// The providers' websockets.
     pub stream: StreamConfig,
+    /// How gaps are closed from the providers' histories.
+    pub backfill: BackfillConfig,
     /// What lies between the sockets and the broker.
     pub window: WindowConfig,
     /// What is kept on disk while the broker takes nothing.
@@ -54,12 +63,28 @@ pub struct StreamConfig {
     /// How long a connect may take, from the name's look-up to the upgrade's answer.
     #[serde(with = "humantime_serde")]
     pub connect_timeout: Duration,
-    /// The shortest wait before connecting again.
+    /// The bound of the first wait before connecting again. Each wait is drawn from zero to its
+    /// bound, and the bound doubles.
     #[serde(with = "humantime_serde")]
     pub backoff_min: Duration,
-    /// The longest wait before connecting again, unless the provider asks for more.
+    /// What the bound doubles up to. A provider may ask for more.
     #[serde(with = "humantime_serde")]
     pub backoff_max: Duration,
+    /// The bound starts over after a socket that brought frames and lived on for so long.
+    #[serde(with = "humantime_serde")]
+    pub healthy_after: Duration,
+    /// The least wait after credentials that were refused, or settings that are not usable. Ends
+    /// early when the credential changes.
+    #[serde(with = "humantime_serde")]
+    pub refused_wait: Duration,
+    /// Over how long the first connects of a hundred streams or more are spread.
+    #[serde(with = "humantime_serde")]
+    pub start_spread: Duration,
+    /// A file with certificates of further authorities to trust, in PEM.
+    pub extra_ca_file: Option<PathBuf>,
+    /// How long an open socket may bring no frame before the connection counts as silent.
+    #[serde(with = "humantime_serde")]
+    pub silent_after: Duration,
     /// How often to ping. A socket on which nothing came since the last ping is given up.
     #[serde(with = "humantime_serde")]
     pub ping_interval: Duration,
@@ -106,8 +131,14 @@ impl Default for PublisherConfig {
                 connect_timeout: Duration::from_secs(10),
                 backoff_min: Duration::from_millis(500),
                 backoff_max: Duration::from_secs(30),
+                healthy_after: Duration::from_mins(1),
+                refused_wait: Duration::from_mins(1),
+                start_spread: Duration::from_secs(5),
+                extra_ca_file: None,
+                silent_after: Duration::from_mins(5),
                 ping_interval: Duration::from_secs(20),
             },
+            backfill: BackfillConfig::default(),
             window: WindowConfig {
                 max_bytes: 32 * 1024 * 1024,
                 in_flight: 4,
@@ -127,6 +158,7 @@ impl Config for PublisherConfig {
         self.amqp.validate(problems);
         self.core.validate(problems);
         self.stream.validate(problems);
+        self.backfill.validate(problems);
         self.spool.validate(problems);
         self.window.validate(problems);
         if self.window.max_bytes < self.stream.max_frame_bytes {
@@ -168,12 +200,20 @@ impl StreamConfig {
         at_least_a_milli("stream.backoff_min", self.backoff_min, "500ms", problems);
         let interval = self.ping_interval;
         at_least_a_milli("stream.ping_interval", interval, "20s", problems);
-        if self.backoff_max < 2 * self.backoff_min {
+        let limit = self.silent_after;
+        at_least_a_milli("stream.silent_after", limit, "5m", problems);
+        if self.backoff_max < self.backoff_min {
             problems.add(
                 "stream.backoff_max",
                 &self.backoff_max,
-                "write at least twice stream.backoff_min, which leaves room for jitter",
+                "write at least stream.backoff_min",
             );
+        }
+        at_least_a_milli("stream.refused_wait", self.refused_wait, "1m", problems);
+        if let Some(path) = &self.extra_ca_file
+            && let Err(error) = outbound::certificates(path)
+        {
+            problems.add("stream.extra_ca_file", &path.display(), &error.to_string());
         }
         // A broker closes the channel of a message above its own limit, 16 MiB on RabbitMQ 4.
         if !(1..=8 * 1024 * 1024).contains(&self.max_frame_bytes) {
@@ -253,7 +293,10 @@ mod tests {
         config.amqp.url = Some(SecretUrl::new("amqp://127.0.0.1/%2f"));
         config.core.url = "core:8081".to_owned();
         config.core.heartbeat = Duration::ZERO;
-        config.stream.backoff_max = config.stream.backoff_min;
+        config.stream.backoff_max = config.stream.backoff_min / 2;
+        config.stream.refused_wait = Duration::ZERO;
+        config.stream.extra_ca_file = Some("/no/such/file".into());
+        config.backfill.requests_per_second = 0;
         config.window.in_flight = 0;
         config.window.max_bytes = 10;
         config.spool.directory = String::new();
@@ -264,6 +307,9 @@ mod tests {
                 "core.url",
                 "core.heartbeat",
                 "stream.backoff_max",
+                "stream.refused_wait",
+                "stream.extra_ca_file",
+                "backfill.requests_per_second",
                 "spool.directory",
                 "spool.max_bytes",
                 "window.in_flight",

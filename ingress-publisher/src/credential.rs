@@ -4,8 +4,14 @@
 //! read anew for every connect, so a credential can be renewed without a restart. Errors name the
 //! reference, never the secret.
 
+use std::time::Duration;
+
 use secrecy::{ExposeSecret, SecretString};
+use tokio::time::{Instant, MissedTickBehavior, interval_at};
 use tokio_tungstenite::tungstenite::http::HeaderValue;
+
+/// How often to look whether a credential has changed.
+const LOOK_AGAIN: Duration = Duration::from_secs(2);
 
 /// Why a reference leads to no credential.
 #[derive(Debug, thiserror::Error)]
@@ -72,6 +78,21 @@ pub(crate) async fn header(reference: &str) -> Result<HeaderValue, CredentialErr
         .map_err(|_| CredentialError::NoHeader(reference.to_owned()))?;
     value.set_sensitive(true);
     Ok(value)
+}
+
+/// Waits until `reference` leads to another credential than the `tried` one, if any was.
+pub(crate) async fn changed(reference: &str, tried: Option<&HeaderValue>) {
+    let mut looks = interval_at(Instant::now() + LOOK_AGAIN, LOOK_AGAIN);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        looks.tick().await;
+        if header(reference)
+            .await
+            .is_ok_and(|found| tried != Some(&found))
+        {
+            return;
+        }
+    }
 }
 
 #[cfg(test)]

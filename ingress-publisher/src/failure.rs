@@ -7,9 +7,8 @@ use tungstenite::http::StatusCode;
 
 use crate::credential::CredentialError;
 use crate::dialect::SettingsError;
+use shared_model::control::StreamState;
 
-/// Credentials that were refused are renewed by people; until then, asking again only annoys.
-const REFUSED_WAIT: Duration = Duration::from_secs(30);
 /// A provider that asks for more than this has a broken header, or is asked again in between.
 const LONGEST_WAIT: Duration = Duration::from_hours(1);
 
@@ -81,14 +80,29 @@ impl Failure {
         }
     }
 
-    /// How long to wait, where it would be `usual`ly that long.
-    pub(crate) fn wait(&self, usual: Duration) -> Duration {
+    /// What the stream is in because of it.
+    pub(crate) const fn state(&self) -> StreamState {
         match self {
-            Self::Refused { .. } | Self::Settings(_) | Self::Endpoint => usual.max(REFUSED_WAIT),
+            Self::Refused { .. } => StreamState::Refused,
+            _ => StreamState::BackingOff,
+        }
+    }
+
+    /// Whether another credential could help, so that it is worth while to look for one.
+    pub(crate) const fn is_about_the_credential(&self) -> bool {
+        matches!(self, Self::Refused { .. } | Self::Credential(_))
+    }
+
+    /// How long to wait, where it would be `usual`ly that long, and `long` where only people can
+    /// help: until then, asking again only annoys.
+    pub(crate) fn wait(&self, usual: Duration, long: Duration) -> Duration {
+        match self {
+            Self::Refused { .. } | Self::Settings(_) | Self::Endpoint => usual.max(long),
+            // Never earlier than asked, and not all at once.
             Self::Later {
                 retry_after: Some(asked),
                 ..
-            } => usual.max((*asked).min(LONGEST_WAIT)),
+            } => usual + (*asked).min(LONGEST_WAIT),
             _ => usual,
         }
     }
@@ -107,12 +121,11 @@ mod tests {
 
     #[test]
     fn a_provider_is_left_in_peace_as_long_as_it_asks() {
-        let usual = Duration::from_secs(2);
+        let (usual, long) = (Duration::from_secs(2), Duration::from_secs(70));
         let status = StatusCode::UNAUTHORIZED;
-        assert_eq!(Failure::Refused { status }.wait(usual), REFUSED_WAIT);
-        assert_eq!(later(90).wait(usual), Duration::from_secs(90));
-        assert_eq!(later(1).wait(usual), usual);
-        assert_eq!(later(u64::MAX).wait(usual), LONGEST_WAIT);
-        assert_eq!(Failure::Closed(String::new()).wait(usual), usual);
+        assert_eq!(Failure::Refused { status }.wait(usual, long), long);
+        assert_eq!(later(90).wait(usual, long), Duration::from_secs(92));
+        assert_eq!(later(u64::MAX).wait(usual, long), LONGEST_WAIT + usual);
+        assert_eq!(Failure::Closed(String::new()).wait(usual, long), usual);
     }
 }

@@ -17,9 +17,11 @@
 //!   read any more, and the provider feels that. All goes on once the broker is back;
 //! - *the disk*: as if the spool were full. A spool that cannot be used at the start ends the service;
 //! - *a provider*: its stream connects again with jittered backoff and subscribes anew. What the
-//!   provider sent meanwhile is lost to us: the protocols have no replay.
+//!   provider saw meanwhile is asked for where it keeps a history.
 
+mod announce;
 mod api;
+mod backfill;
 mod config;
 mod conflate;
 mod control;
@@ -28,16 +30,20 @@ mod dialect;
 mod failure;
 mod flow;
 mod lease;
+mod limits;
 mod metrics;
 mod news;
+mod outbound;
 mod ownership;
 mod pack;
 mod parcel;
 mod pause;
+mod retry_after;
 mod sender;
 mod socket;
 mod spool;
 mod spool_watch;
+mod start;
 mod status;
 mod stream;
 #[cfg(test)]
@@ -51,10 +57,13 @@ use anyhow::Context as _;
 use runtime::Context;
 
 pub use api::StreamsPage;
-pub use config::{CoreConfig, PublisherConfig, SpoolConfig, StreamConfig, WindowConfig};
+pub use config::{
+    BackfillConfig, CoreConfig, PublisherConfig, SpoolConfig, StreamConfig, WindowConfig,
+};
 pub use pause::PauseReason;
 
 use control::Core;
+use outbound::Outbound;
 use ownership::Ownership;
 use spool::SpoolDirectory;
 use status::Streams;
@@ -68,11 +77,14 @@ pub struct Started {
 
 /// Starts the publisher on `ctx` and returns; core, broker and providers may be away.
 ///
-/// Fails if the HTTP server cannot listen, the core's URL is none, or the spool cannot be used.
+/// Fails if the HTTP server cannot listen, the core's URL is none, the spool cannot be used, or the
+/// further certificates of `stream.extra_ca_file` cannot be read.
 pub async fn start(ctx: Context, config: PublisherConfig) -> anyhow::Result<Started> {
     metrics::begin();
+    limits::raise_open_files();
     let streams = Streams::default();
     let core = Core::new(&config.core.url, ctx.instance())?;
+    let outbound = Outbound::new(config.stream.extra_ca_file.as_ref())?;
     let routes = api::routes(ctx.instance().to_owned(), streams.clone());
     let http = runtime::http::serve(&ctx, &config.http, routes).await?;
     let spool = Arc::new(claim(&config).await?);
@@ -82,7 +94,7 @@ pub async fn start(ctx: Context, config: PublisherConfig) -> anyhow::Result<Star
         spool.depth().clone(),
     );
     ctx.spawn("spool", watch);
-    let ownership = Ownership::new(ctx.clone(), config, core, streams, spool);
+    let ownership = Ownership::new(ctx.clone(), config, core, outbound, streams, spool);
     ctx.spawn("ownership", ownership.run());
     Ok(Started { http })
 }

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use opentelemetry::KeyValue;
 use opentelemetry::global;
-use opentelemetry::metrics::{Counter, Gauge, Meter, UpDownCounter};
+use opentelemetry::metrics::{Counter, Gauge, Histogram, Meter, UpDownCounter};
+use shared_model::FrameOrigin;
 
 use shared_model::control::StreamState;
 
@@ -45,6 +46,30 @@ static RECONNECTS: LazyLock<Counter<u64>> = LazyLock::new(|| {
     METER
         .u64_counter("headrace_publisher_reconnects")
         .with_description("Times that a stream had to connect again, by reason")
+        .build()
+});
+
+static BACKFILL_REQUESTS: LazyLock<Counter<u64>> = LazyLock::new(|| {
+    METER
+        .u64_counter("headrace_backfill_requests")
+        .with_description("Requests for what streams have missed, by outcome")
+        .build()
+});
+
+static BACKFILL_FRAMES: LazyLock<Counter<u64>> = LazyLock::new(|| {
+    METER
+        .u64_counter("headrace_backfill_frames")
+        .with_description("Frames that were asked for, by origin")
+        .build()
+});
+
+static BACKFILL_GAP: LazyLock<Histogram<f64>> = LazyLock::new(|| {
+    METER
+        .f64_histogram("headrace_backfill_gap_seconds")
+        .with_description("Lengths of the gaps that streams had")
+        .with_boundaries(vec![
+            10.0, 30.0, 60.0, 120.0, 300.0, 900.0, 3600.0, 21_600.0, 86_400.0,
+        ])
         .build()
 });
 
@@ -128,6 +153,19 @@ pub(crate) fn stream(state: StreamState, change: i64) {
 
 pub(crate) fn reconnect(reason: &'static str) {
     RECONNECTS.add(1, &[KeyValue::new("reason", reason)]);
+}
+
+/// A request was answered, or not: `ok`, `retried`, `rejected` or `too_large`.
+pub(crate) fn backfill_request(outcome: &'static str) {
+    BACKFILL_REQUESTS.add(1, &[KeyValue::new("outcome", outcome)]);
+}
+
+pub(crate) fn backfill_frame(origin: FrameOrigin) {
+    BACKFILL_FRAMES.add(1, &[KeyValue::new("origin", origin.name())]);
+}
+
+pub(crate) fn backfill_gap(seconds: f64) {
+    BACKFILL_GAP.record(seconds, &[]);
 }
 
 /// `change` more bytes are in the window.

@@ -31,9 +31,11 @@ use crate::control::{ANSWER_LIMIT, Core, CoreError};
 use crate::dialect::Dialect;
 use crate::lease::Lease;
 use crate::news::{Released, Reported};
+use crate::outbound::Outbound;
 use crate::pack::Packer;
 use crate::sender::{Broker, Sender};
 use crate::spool::{Spool, SpoolDirectory};
+use crate::start::first_wait;
 use crate::status::Streams;
 use crate::stream::Stream;
 use crate::window::{Limits, Window};
@@ -47,6 +49,7 @@ pub(crate) struct Ownership {
     ctx: Context,
     config: PublisherConfig,
     core: Core,
+    outbound: Outbound,
     check: Check,
     core_is_up: Option<bool>,
     streams: Streams,
@@ -88,6 +91,7 @@ impl Ownership {
         ctx: Context,
         config: PublisherConfig,
         core: Core,
+        outbound: Outbound,
         streams: Streams,
         spool: Arc<SpoolDirectory>,
     ) -> Self {
@@ -96,6 +100,7 @@ impl Ownership {
             ctx,
             config,
             core,
+            outbound,
             core_is_up: None,
             streams,
             spool,
@@ -230,9 +235,9 @@ impl Ownership {
     fn read_on(&mut self) {
         let fenced = std::mem::take(&mut self.fenced);
         if let Some(ingress) = &self.ingress {
-            let window = ingress.window.clone();
+            let (window, together) = (ingress.window.clone(), fenced.len());
             for assignment in fenced {
-                self.start(assignment, &window);
+                self.start(assignment, &window, together);
             }
         }
     }
@@ -271,8 +276,9 @@ impl Ownership {
                 self.streams.remove(connection);
             }
         }
+        let together = changes.start.len();
         for assignment in changes.start {
-            self.start(assignment, &window);
+            self.start(assignment, &window, together);
         }
         self.known = Some(assignment.version);
         Ok(())
@@ -369,7 +375,7 @@ impl Ownership {
         });
     }
 
-    fn start(&mut self, assignment: StreamAssignment, window: &Window) {
+    fn start(&mut self, assignment: StreamAssignment, window: &Window, together: usize) {
         // Streams outlive the request to stop, until others have taken over.
         let stop = self.ctx.letting_go().child_token();
         let task = match Dialect::of(&assignment.provider) {
@@ -386,7 +392,11 @@ impl Ownership {
                     dialect,
                     overflow: settings(&assignment).overflow,
                     owner: self.ctx.instance().to_owned(),
+                    first_wait: first_wait(self.config.stream.start_spread, together),
+                    gap_from: assignment.heard_until,
                     config: self.config.stream.clone(),
+                    backfill: self.config.backfill.clone(),
+                    outbound: self.outbound.clone(),
                     source,
                     status,
                     assignment: assignment.clone(),

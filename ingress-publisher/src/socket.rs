@@ -1,35 +1,40 @@
 //! From an assignment to an open websocket on which the subscription is sent.
 
-use std::time::Duration;
+use std::sync::Arc;
 
-use chrono::{DateTime, Utc};
 use futures_util::SinkExt;
 use runtime::clock;
+use rustls::ClientConfig;
 use shared_model::control::StreamAssignment;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::error::{CapacityError, Error};
-use tokio_tungstenite::tungstenite::http::{HeaderMap, StatusCode, header};
+use tokio_tungstenite::tungstenite::http::{HeaderValue, StatusCode};
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{Message, protocol::CloseFrame};
-use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async_with_config};
+use tokio_tungstenite::{
+    Connector, MaybeTlsStream, WebSocketStream, connect_async_tls_with_config,
+};
 
 use crate::config::StreamConfig;
-use crate::credential;
 use crate::dialect::Dialect;
 use crate::failure::Failure;
+use crate::retry_after::retry_after;
 
-/// A telematics frame has some hundred bytes; larger ones make the buffer grow.
-const READ_BUFFER: usize = 16 * 1024;
+/// What each socket keeps for as long as it lives. A telematics frame has some hundred bytes; larger
+/// ones make the buffer grow.
+const READ_BUFFER: usize = 4 * 1024;
 
 pub(crate) type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
-/// Opens the socket that `assignment` names and subscribes.
+/// Opens the socket that `assignment` names, with `credential`, and subscribes.
 pub(crate) async fn open(
     assignment: &StreamAssignment,
     dialect: Dialect,
+    credential: Option<HeaderValue>,
     config: &StreamConfig,
+    tls: &Arc<ClientConfig>,
 ) -> Result<Socket, Failure> {
     let subscription = dialect.subscription(&assignment.settings)?;
     let mut request = assignment
@@ -37,11 +42,9 @@ pub(crate) async fn open(
         .as_str()
         .into_client_request()
         .map_err(|_| Failure::Endpoint)?;
-    if let Some(reference) = &assignment.credential {
-        let value = credential::header(reference).await?;
-        request
-            .headers_mut()
-            .insert(dialect.credential_header(), value);
+    if let Some(credential) = credential {
+        let header = dialect.credential_header();
+        request.headers_mut().insert(header, credential);
     }
     let largest = config.max_frame_bytes as usize;
     let limits = WebSocketConfig::default()
@@ -49,9 +52,9 @@ pub(crate) async fn open(
         .max_message_size(Some(largest))
         .max_frame_size(Some(largest));
     let opening = async {
-        let (mut socket, _) = connect_async_with_config(request, Some(limits), true)
-            .await
-            .map_err(not_opened)?;
+        let connector = Some(Connector::Rustls(Arc::clone(tls)));
+        let connecting = connect_async_tls_with_config(request, Some(limits), true, connector);
+        let (mut socket, _) = connecting.await.map_err(not_opened)?;
         let sent = socket.send(Message::text(subscription)).await;
         sent.map_err(broken)?;
         Ok(socket)
@@ -99,42 +102,4 @@ pub(crate) fn closed(goodbye: Option<&CloseFrame>) -> Failure {
             .trim_end()
             .to_owned()
     }))
-}
-
-/// `Retry-After`, in seconds (some providers send fractions) or as a date.
-fn retry_after(headers: &HeaderMap, now: DateTime<Utc>) -> Option<Duration> {
-    let text = headers.get(header::RETRY_AFTER)?.to_str().ok()?;
-    if let Ok(seconds) = text.trim().parse::<f64>() {
-        return Duration::try_from_secs_f64(seconds).ok();
-    }
-    let date = DateTime::parse_from_rfc2822(text).ok()?;
-    (date.to_utc() - now).to_std().ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use tokio_tungstenite::tungstenite::http::HeaderValue;
-
-    use super::*;
-
-    #[test]
-    fn retry_after_is_seconds_or_a_date() {
-        let now = "2015-10-21T07:27:30Z".parse().unwrap();
-        for (text, seconds) in [
-            ("7", Some(7.0)),
-            ("0.40235", Some(0.40235)),
-            ("Wed, 21 Oct 2015 07:28:00 GMT", Some(30.0)),
-            ("Wed, 21 Oct 2015 07:27:00 GMT", None),
-            ("-1", None),
-            ("inf", None),
-            ("NaN", None),
-            ("soon", None),
-        ] {
-            let value = HeaderValue::from_static(text);
-            let headers = [(header::RETRY_AFTER, value)].into_iter().collect();
-            let found = retry_after(&headers, now).map(|wait| wait.as_secs_f64());
-            assert_eq!(found, seconds, "{text}");
-        }
-        assert_eq!(retry_after(&HeaderMap::new(), now), None);
-    }
 }

@@ -135,7 +135,7 @@ impl StreamStatus {
         metrics::reconnect(failure.reason());
         let mut inner = lock(&self.0);
         let was = inner.report.state;
-        inner.enter(StreamState::BackingOff);
+        inner.enter(failure.state());
         inner.report.reconnects += 1;
         inner.report.last_error = Some(failure.to_string());
         let again = inner.trouble.replace(failure.reason()) == Some(failure.reason());

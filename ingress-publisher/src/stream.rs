@@ -2,15 +2,17 @@
 //!
 //! Each socket is a session of its own, in which the frames of each partition are numbered from 1
 //! without gaps. Every message is a frame, verbatim: the echo of the subscription and the provider's
-//! own messages too. If the socket ends, or is silent beyond a ping, the stream connects again with
-//! jittered backoff. While the window is full the socket is not read.
+//! own messages too. If the socket ends, or is silent beyond a ping, the stream connects again after
+//! a wait with full jitter; what it missed meanwhile is asked for ([`crate::backfill`]). While the
+//! window is full the socket is not read.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use chrono::{DateTime, Utc};
 use futures_util::{SinkExt, StreamExt};
-use runtime::backoff::{Backoff, Stopped};
+use runtime::backoff::{Backoff, Stopped, up_to};
 use runtime::clock;
 use shared_model::control::StreamAssignment;
 use shared_model::envelope::Attributes;
@@ -19,15 +21,20 @@ use shared_model::stream_settings::Overflow;
 use shared_model::{Frame, FrameKind, FrameOrigin, SessionId};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout_at};
 use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::http::HeaderValue;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_util::sync::CancellationToken;
 
-use crate::config::StreamConfig;
+use crate::announce::Announcer;
+use crate::backfill::{Backfill, Gaps, Handed, Job};
+use crate::config::{BackfillConfig, StreamConfig};
+use crate::credential;
 use crate::dialect::Dialect;
 use crate::failure::Failure;
 use crate::lease::Lease;
 use crate::metrics;
+use crate::outbound::Outbound;
 use crate::socket::{self, Socket};
 use crate::status::StreamStatus;
 use crate::window::{Source, Topic};
@@ -48,6 +55,14 @@ pub(crate) struct Stream {
     pub(crate) owner: String,
     /// How to deal with sockets.
     pub(crate) config: StreamConfig,
+    /// How to close gaps.
+    pub(crate) backfill: BackfillConfig,
+    /// The last sign of life of an earlier stream of the connection, if what came since is missing.
+    pub(crate) gap_from: Option<DateTime<Utc>>,
+    /// How long to wait before the first connect.
+    pub(crate) first_wait: Duration,
+    /// The way out to the provider.
+    pub(crate) outbound: Outbound,
     /// Where frames go.
     pub(crate) source: Source,
     /// Where to tell what happens.
@@ -83,56 +98,143 @@ struct Session {
     /// The last number given in each partition.
     numbers: Vec<u64>,
     first_frame: Option<Instant>,
+    /// When the provider last gave a sign of life.
+    heard_at: DateTime<Utc>,
+}
+
+/// What outlives a socket.
+struct Memory {
+    backoff: Backoff,
+    /// The credential of the last try.
+    tried: Option<HeaderValue>,
+    gaps: Gaps,
+    announcer: Announcer,
 }
 
 impl Stream {
     /// Reads until it is asked to stop.
     pub(crate) async fn run(self) {
-        // The waits stay below twice the bound that is given here.
-        let mut backoff = Backoff::new(self.config.backoff_min, self.config.backoff_max / 2);
-        loop {
-            let failure = match self.live(&mut backoff).await {
-                Err(End::Failed(failure)) => failure,
-                Err(End::Fenced) => {
-                    self.status.fenced();
-                    // Whoever keeps the lease sees the same and stops the stream.
-                    self.stop.cancelled().await;
-                    break;
-                }
-                Ok(()) | Err(End::Stopped) => break,
-            };
-            let wait = failure.wait(backoff.next_wait());
-            self.status.backing_off(&failure, wait);
-            let waiting = tokio::time::sleep(wait);
-            if self.stop.run_until_cancelled(waiting).await.is_none() {
-                break;
-            }
+        let mut memory = Memory {
+            backoff: Backoff::new(self.config.backoff_min, self.config.backoff_max),
+            tried: None,
+            gaps: Gaps::new(self.gap_from.map(|at| at.timestamp_millis())),
+            announcer: Announcer::new(
+                &self.assignment,
+                &self.owner,
+                &self.source,
+                self.config.silent_after,
+                &self.let_go,
+            ),
+        };
+        let first = tokio::time::sleep(self.first_wait);
+        if self.stop.run_until_cancelled(first).await.is_some() {
+            self.live_on(&mut memory).await;
         }
         self.status.stopped();
     }
 
+    /// Lives from one socket to the next until it is asked to stop, or the stream may be somebody
+    /// else's.
+    async fn live_on(&self, memory: &mut Memory) {
+        loop {
+            let ended = self.live(memory).await;
+            match ended {
+                Err(End::Failed(failure)) => {
+                    memory.announcer.failed(&failure).await;
+                    if self.wait(&failure, memory).await.is_err() {
+                        return;
+                    }
+                }
+                Err(End::Fenced) => {
+                    self.status.fenced();
+                    memory.announcer.disconnected("fenced").await;
+                    // Whoever keeps the lease sees the same and stops the stream.
+                    self.stop.cancelled().await;
+                    return;
+                }
+                Ok(()) | Err(End::Stopped) => {
+                    memory.announcer.disconnected("stopped").await;
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Leaves the provider in peace after `failure`. A credential that has changed ends that at
+    /// once, where it was the trouble.
+    async fn wait(&self, failure: &Failure, memory: &mut Memory) -> Result<(), Stopped> {
+        let refused = self.config.refused_wait;
+        // Half as much again at most, so that all streams of a refused key do not come together.
+        let long = refused.saturating_add(up_to(refused / 2));
+        let wait = failure.wait(memory.backoff.next_wait(), long);
+        self.status.backing_off(failure, wait);
+        let changed = async {
+            match &self.assignment.credential {
+                Some(reference) if failure.is_about_the_credential() => {
+                    credential::changed(reference, memory.tried.as_ref()).await;
+                }
+                _ => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            () = self.stop.cancelled() => return Err(Stopped),
+            () = changed => memory.backoff.reset(),
+            () = tokio::time::sleep(wait) => {}
+        }
+        Ok(())
+    }
+
     /// Connects and reads one socket to its end.
-    async fn live(&self, backoff: &mut Backoff) -> Result<(), End> {
+    async fn live(&self, memory: &mut Memory) -> Result<(), End> {
         if !self.lease.holds(Instant::now()) {
             return Err(End::Fenced);
         }
         self.status.connecting();
-        let opening = socket::open(&self.assignment, self.dialect, &self.config);
-        let mut socket = match self.stop.run_until_cancelled(opening).await {
+        let mut socket = match self.stop.run_until_cancelled(self.open(memory)).await {
             None => return Err(End::Stopped),
             Some(opened) => opened?,
         };
         let mut session = self.new_session();
-        let ended = self.read(&mut session, &mut socket).await;
-        // A socket that lived for as long as the longest wait proves that connecting again soon
-        // is no burden: even if all go on like this, the provider sees no more handshakes than it
-        // would from a stream that always waits the longest. One that only greets and then hangs
-        // up proves nothing.
+        let job = Job::new(
+            &self.assignment,
+            self.dialect,
+            memory.gaps.clone(),
+            memory.tried.clone(),
+            (&self.config, &self.backfill),
+            &self.outbound,
+        );
+        let mut backfill = job.map(Backfill::start);
+        memory.announcer.connected(session.attributes.session).await;
+        let ended = self
+            .read(&mut session, &mut socket, &mut backfill, memory)
+            .await;
+        memory
+            .gaps
+            .session_ended(session.heard_at.timestamp_millis());
+        // A socket that brought frames and lived on for so long proves that connecting again soon
+        // is no burden. One that only greets and then hangs up proves nothing.
         let lived = session.first_frame.map(|first| first.elapsed());
-        if lived.is_some_and(|lived| lived >= self.config.backoff_max) {
-            backoff.reset();
+        if lived.is_some_and(|lived| lived >= self.config.healthy_after) {
+            memory.backoff.reset();
         }
         ended
+    }
+
+    async fn open(&self, memory: &mut Memory) -> Result<Socket, Failure> {
+        memory.tried = None;
+        if let Some(reference) = &self.assignment.credential {
+            memory.tried = Some(credential::header(reference).await?);
+        }
+        let (credential, tls) = (memory.tried.clone(), &self.outbound.tls);
+        socket::open(
+            &self.assignment,
+            self.dialect,
+            credential,
+            &self.config,
+            tls,
+        )
+        .await
     }
 
     fn new_session(&self) -> Session {
@@ -151,10 +253,19 @@ impl Stream {
             frames: 0,
             numbers: vec![0; self.source.partitions() as usize],
             first_frame: None,
+            heard_at: clock::now(),
         }
     }
 
-    async fn read(&self, session: &mut Session, socket: &mut Socket) -> Result<(), End> {
+    async fn read(
+        &self,
+        session: &mut Session,
+        socket: &mut Socket,
+        backfill: &mut Option<Backfill>,
+        Memory {
+            gaps, announcer, ..
+        }: &mut Memory,
+    ) -> Result<(), End> {
         let every = self.config.ping_interval;
         let mut pings = interval_at(Instant::now() + every, every);
         // Time in which the socket was not read proves nothing about the provider.
@@ -184,6 +295,9 @@ impl Stream {
                         return Err(End::Fenced);
                     }
                     heard = true;
+                    if matches!(message, Some(Ok(_))) {
+                        session.heard_at = clock::now();
+                    }
                     match message {
                         Some(Ok(Message::Ping(_))) => self.flush(socket).await?,
                         Some(Ok(Message::Close(goodbye))) => {
@@ -191,29 +305,71 @@ impl Stream {
                             self.flush(socket).await.unwrap_or_default();
                             return Err(socket::closed(goodbye.as_ref()).into());
                         }
-                        Some(Ok(message)) => self.take(session, message).await?,
+                        Some(Ok(message)) => {
+                            if message.is_text() || message.is_binary() {
+                                announcer.heard().await;
+                            }
+                            let is_datum = self.take(session, message).await?;
+                            if let (true, Some(backfill)) = (is_datum, &backfill) {
+                                backfill.is_live();
+                            }
+                        }
                         Some(Err(error)) => return Err(socket::broken(error).into()),
                         None => return Err(socket::closed(None).into()),
                     }
                 }
+                () = tokio::time::sleep_until(announcer.due()) => announcer.tick().await,
+                handed = Backfill::next(backfill) => match handed {
+                    Handed::Datum { origin, body } => {
+                        metrics::backfill_frame(origin);
+                        let device = self.dialect.device(&body).unwrap_or_default().into_owned();
+                        // An older value must not replace a newer one that waits.
+                        let topic = None;
+                        self.submit(session, (origin, FrameKind::Text), body, &device, topic).await?;
+                    }
+                    Handed::Planned(missing) => gaps.planned(missing),
+                    Handed::Closed { series, until } => gaps.closed(series, until),
+                    Handed::GivenUp { series } => gaps.given_up(series),
+                },
             }
         }
     }
 
     /// Makes a frame of a message that holds data, and waits until the window has room for it.
-    async fn take(&self, session: &mut Session, message: Message) -> Result<(), End> {
+    /// Answers whether it is a device's.
+    async fn take(&self, session: &mut Session, message: Message) -> Result<bool, End> {
         let (kind, body) = match &message {
             Message::Text(text) => (FrameKind::Text, text.as_bytes()),
             Message::Binary(bytes) => (FrameKind::Binary, bytes.as_ref()),
-            _ => return Ok(()),
+            _ => return Ok(false),
         };
-        session.frames += 1;
         session.first_frame.get_or_insert_with(Instant::now);
+        metrics::frame(self.dialect.name(), body.len());
         let device = self.dialect.device(body);
+        let is_datum = device.is_some();
+        // A copy: the message shares the whole read buffer, which would stay with it.
+        let copy = Bytes::copy_from_slice(body);
+        let device = device.unwrap_or_default();
+        let topic = self.topic(&device, body);
+        self.submit(session, (FrameOrigin::Live, kind), copy, &device, topic)
+            .await?;
+        Ok(is_datum)
+    }
+
+    /// Numbers a frame, and waits until the window has room for it.
+    async fn submit(
+        &self,
+        session: &mut Session,
+        (origin, kind): (FrameOrigin, FrameKind),
+        body: Bytes,
+        device: &str,
+        topic: Option<Topic>,
+    ) -> Result<(), End> {
+        session.frames += 1;
         let partition = partition(
             &self.assignment.workspace,
             self.assignment.connection,
-            device.as_deref().unwrap_or_default(),
+            device,
             self.source.partitions(),
         );
         let number = &mut session.numbers[partition as usize];
@@ -222,16 +378,13 @@ impl Stream {
             number: *number,
             received_at: clock::now(),
             kind,
-            origin: FrameOrigin::Live,
-            // A copy: the message shares the whole read buffer, which would stay with it.
-            body: Bytes::copy_from_slice(body),
+            origin,
+            body,
         };
-        metrics::frame(self.dialect.name(), body.len());
-        let tells = device.is_some();
+        let tells = origin == FrameOrigin::Live && !device.is_empty();
         self.status
             .received(session.frames, frame.received_at, tells);
         let attributes = Arc::clone(&session.attributes);
-        let topic = device.and_then(|device| self.topic(&device, body));
         let submitted = self
             .source
             .submit(partition, attributes, frame, topic, &self.let_go);
@@ -250,7 +403,7 @@ impl Stream {
 
     /// What the frame is about, if newer frames about the same may replace it.
     fn topic(&self, device: &str, body: &[u8]) -> Option<Topic> {
-        if self.overflow == Overflow::Block {
+        if self.overflow == Overflow::Block || device.is_empty() {
             return None;
         }
         Some(Topic {
@@ -296,30 +449,53 @@ impl Stream {
 }
 
 #[cfg(test)]
-mod tests {
+mod faults;
+
+#[cfg(test)]
+pub(crate) mod tests {
     use tokio::sync::mpsc::Receiver;
     use tokio::task::JoinHandle;
 
     use super::*;
     use shared_model::control::{StreamReport, StreamState};
 
+    use crate::config::PublisherConfig;
     use crate::status::Streams;
     use crate::testing::{self, Served, Server, eventually, heard, within};
     use crate::window::{Pending, PendingFrame, Window};
 
     const ECHO: &str = r#"{"vehicles":{"bus-1":["soc"]}}"#;
 
-    struct Running {
+    pub(crate) struct Running {
         assignment: StreamAssignment,
-        status: StreamStatus,
+        pub(crate) status: StreamStatus,
         queues: Vec<Receiver<Pending>>,
         stop: CancellationToken,
         task: JoinHandle<()>,
     }
 
     impl Running {
-        fn start(assignment: StreamAssignment, partitions: u32) -> Self {
-            let config = testing::config();
+        pub(crate) fn start(assignment: StreamAssignment, partitions: u32) -> Self {
+            Self::start_with(assignment, partitions, testing::config())
+        }
+
+        pub(crate) fn start_with(
+            assignment: StreamAssignment,
+            partitions: u32,
+            config: PublisherConfig,
+        ) -> Self {
+            Self::start_after(None, assignment, partitions, config)
+        }
+
+        pub(crate) fn start_after(
+            gap_from: Option<DateTime<Utc>>,
+            assignment: StreamAssignment,
+            partitions: u32,
+            config: PublisherConfig,
+        ) -> Self {
+            // Before any metric is counted: what is counted earlier shows in none.
+            testing::telemetry();
+            let outbound = Outbound::new(config.stream.extra_ca_file.as_ref()).unwrap();
             let (window, queues) = Window::open(partitions, &config.window);
             let stop = CancellationToken::new();
             let status = Streams::default().add(&assignment, StreamState::Connecting);
@@ -330,6 +506,10 @@ mod tests {
                 config: config.stream,
                 overflow: Overflow::Block,
                 source: window.source(),
+                backfill: config.backfill,
+                gap_from,
+                first_wait: Duration::ZERO,
+                outbound,
                 status: status.clone(),
                 stop: stop.clone(),
                 lease: testing::lease(),
@@ -344,23 +524,26 @@ mod tests {
             }
         }
 
-        async fn next(&mut self, partition: usize) -> PendingFrame {
-            match within(self.queues[partition].recv()).await.unwrap() {
-                Pending::Frame(frame) => frame,
-                Pending::Message(message) => panic!("no frame: {message:?}"),
+        /// The next frame; what is said of the connection is left out.
+        pub(crate) async fn next(&mut self, partition: usize) -> PendingFrame {
+            loop {
+                match within(self.queues[partition].recv()).await.unwrap() {
+                    Pending::Frame(frame) => return frame,
+                    Pending::Message(_) => {}
+                }
             }
         }
 
-        async fn report_with_error(&self) -> StreamReport {
+        pub(crate) async fn report_with_error(&self) -> StreamReport {
             eventually(async || {
                 let report = self.status.report();
-                (report.last_error.is_some() && report.state == StreamState::BackingOff)
-                    .then_some(report)
+                let waits = [StreamState::BackingOff, StreamState::Refused];
+                (report.last_error.is_some() && waits.contains(&report.state)).then_some(report)
             })
             .await
         }
 
-        async fn end(self) {
+        pub(crate) async fn end(self) {
             self.stop.cancel();
             within(self.task).await.unwrap();
         }

@@ -29,6 +29,8 @@ pub(crate) fn config() -> PublisherConfig {
     config.core.heartbeat = Duration::from_millis(50);
     config.stream.backoff_min = Duration::from_millis(10);
     config.stream.backoff_max = Duration::from_millis(50);
+    config.stream.start_spread = Duration::ZERO;
+    config.backfill.settle = Duration::from_millis(50);
     config
 }
 
@@ -88,7 +90,8 @@ pub(crate) fn assignment(endpoint: &str, credential: Option<String>) -> StreamAs
         provider: Provider::new("viriciti").unwrap(),
         endpoint: endpoint.to_owned(),
         credential,
-        settings: json!({"vehicles": {"bus-1": ["soc"]}}),
+        // The provider that a test plays has no REST API.
+        settings: json!({"vehicles": {"bus-1": ["soc"]}, "backfill": false}),
         epoch: 1,
         heard_until: None,
     }

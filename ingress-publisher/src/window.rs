@@ -125,27 +125,6 @@ impl Window {
         }
     }
 
-    /// Puts a message into the queue of `partition`, once there is room. It is published behind the
-    /// frames that are there, by the same way, over the spool if need be.
-    ///
-    /// # Panics
-    /// If there is no such partition.
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "the way for facts about connections")
-    )]
-    pub(crate) async fn submit_message(
-        &self,
-        partition: u32,
-        parcel: Parcel,
-        let_go: &CancellationToken,
-    ) -> Result<(), Stopped> {
-        let size = parcel.len();
-        let pending = |held| Pending::Message(PendingMessage { parcel, held });
-        let waits = self.board.source();
-        self.put(partition, size, &waits, pending, let_go).await
-    }
-
     #[cfg(test)]
     pub(crate) fn hold_for_test(&self, size: usize) -> Held {
         self.budget.try_hold(size).unwrap()
@@ -190,6 +169,24 @@ impl Source {
     /// Whether the source waits, and why.
     pub(crate) fn waits(&self) -> Waits {
         self.waits.clone()
+    }
+
+    /// Puts a message into the queue of `partition`, once there is room. It is published behind the
+    /// frames that are there, by the same way, over the spool if need be.
+    ///
+    /// # Panics
+    /// If there is no such partition.
+    pub(crate) async fn submit_message(
+        &self,
+        partition: u32,
+        parcel: Parcel,
+        let_go: &CancellationToken,
+    ) -> Result<(), Stopped> {
+        let size = parcel.len();
+        let pending = |held| Pending::Message(PendingMessage { parcel, held });
+        self.window
+            .put(partition, size, &self.waits, pending, let_go)
+            .await
     }
 
     /// Puts a frame into the queue of `partition`, once there is room. One with a `topic` may be

@@ -6,6 +6,7 @@ mod delivery;
 mod documentation;
 mod end_to_end;
 mod freshness;
+mod gaps;
 mod management;
 mod ownership;
 mod poison;

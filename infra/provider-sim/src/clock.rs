@@ -30,4 +30,9 @@ impl Clock {
         let elapsed = i64::try_from(self.started.elapsed().as_nanos()).unwrap_or(i64::MAX);
         self.started_nanos.saturating_add(elapsed)
     }
+
+    /// Milliseconds since the Unix epoch.
+    pub(crate) fn now_ms(&self) -> i64 {
+        self.now_nanos() / 1_000_000
+    }
 }

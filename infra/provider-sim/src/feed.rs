@@ -5,12 +5,12 @@
 //! every so often. A late datum is left out at its own slot and comes [`LATE_PERIODS`] periods later, after newer ones.
 
 use crate::{
-    drive::{Activity, Vehicle},
+    drive::{Activity, State, Vehicle},
     flaw::{Flaw, Flaws},
     protocol::Label,
 };
 use serde_json::Value;
-use std::time::Duration;
+use std::{ops::RangeInclusive, time::Duration};
 
 /// How many periods a late datum is held back.
 const LATE_PERIODS: i64 = 3;
@@ -122,33 +122,76 @@ impl Feed {
         data
     }
 
-    fn produce(&self, index: usize, slot: i64, timing: Timing, data: &mut Vec<Datum>) {
+    /// What the vehicle with this index observes of this label at a slot of its own, whenever it is sent.
+    pub(crate) fn observed(&self, index: usize, slot: i64, label: Label) -> Option<Datum> {
         let time_ms = self.pace.time_ms(slot);
         let state = self.vehicles[index].at(time_ms);
+        let reports = self.reports(state.activity);
+        reports.then(|| self.datum(index, slot, label, &state).1)
+    }
+
+    /// When the data of a slot are observed, in milliseconds since the Unix epoch.
+    pub(crate) fn time_ms(&self, slot: i64) -> i64 {
+        self.pace.time_ms(slot)
+    }
+
+    /// How long a period is.
+    pub(crate) fn period_ms(&self) -> i64 {
+        self.pace.period_ms().max(1)
+    }
+
+    /// The last slot of this vehicle's own whose time is not after `time_ms`.
+    pub(crate) fn last_slot_at(&self, index: usize, time_ms: i64) -> i64 {
+        let nanos = time_ms.saturating_add(1).saturating_mul(NANOS_PER_MS) - 1;
+        let slot = self.pace.slot_of(nanos);
+        let own = i64::try_from(index).unwrap_or_default() % self.pace.slots;
+        slot - (slot - own).rem_euclid(self.pace.slots)
+    }
+
+    /// The slots of this vehicle's own whose times are within `times`.
+    pub(crate) fn slots_within(
+        &self,
+        index: usize,
+        times: RangeInclusive<i64>,
+    ) -> impl Iterator<Item = i64> {
+        let last = self.last_slot_at(index, *times.end());
+        let before = self.last_slot_at(index, times.start().saturating_sub(1));
+        let step = usize::try_from(self.pace.slots).unwrap_or(usize::MAX);
+        (before + self.pace.slots..=last).step_by(step)
+    }
+
+    fn produce(&self, index: usize, slot: i64, timing: Timing, data: &mut Vec<Datum>) {
+        let state = self.vehicles[index].at(self.pace.time_ms(slot));
         if !self.reports(state.activity) {
             return;
         }
         for label in Label::ALL {
-            let flaw = self.flaws.of(self.seed, index, label as usize, slot);
-            let own_timing = if flaw == Some(Flaw::Late) {
-                Timing::Late
-            } else {
-                Timing::Prompt
-            };
+            let (own_timing, datum) = self.datum(index, slot, label, &state);
             if own_timing == timing {
-                let value = match flaw {
-                    Some(Flaw::Blank) => Value::from(""),
-                    Some(Flaw::Null) => Value::Null,
-                    Some(Flaw::ZeroPosition) if label == Label::Gps => Value::from("0|0"),
-                    _ => label.value_of(&state),
-                };
-                data.push(Datum {
-                    label,
-                    value,
-                    time_ms,
-                });
+                data.push(datum);
             }
         }
+    }
+
+    fn datum(&self, index: usize, slot: i64, label: Label, state: &State) -> (Timing, Datum) {
+        let flaw = self.flaws.of(self.seed, index, label as usize, slot);
+        let timing = match flaw {
+            Some(Flaw::Late) => Timing::Late,
+            _ => Timing::Prompt,
+        };
+        let value = match flaw {
+            Some(Flaw::Blank) => Value::from(""),
+            Some(Flaw::Null) => Value::Null,
+            Some(Flaw::ZeroPosition) if label == Label::Gps => Value::from("0|0"),
+            _ => label.value_of(state),
+        };
+        let time_ms = self.pace.time_ms(slot);
+        let datum = Datum {
+            label,
+            value,
+            time_ms,
+        };
+        (timing, datum)
     }
 
     fn reports(&self, activity: Activity) -> bool {
@@ -261,6 +304,30 @@ mod tests {
             data
         };
         assert_eq!(inside(sent), inside(flatten(&perfect)));
+    }
+
+    #[test]
+    fn what_was_observed_is_what_is_sent() {
+        let feed = Feed::new(1, 120, Pace::new(1.0), Flaws::default(), PARKED_EVERY);
+        for index in [0, 7, 119] {
+            let sent: Vec<_> = one_cycle(&feed, index)
+                .into_iter()
+                .flat_map(|(_, data)| data)
+                .filter(|datum| datum.label == Label::Odo)
+                .map(|datum| (datum.time_ms, datum.value.to_string()))
+                .filter(|(time, _)| (10_000..CYCLE_MS - 10_000).contains(&(time - DELIVERED_MS)))
+                .collect();
+            let times = DELIVERED_MS + 10_000..=DELIVERED_MS + CYCLE_MS - 10_001;
+            let observed: Vec<_> = feed
+                .slots_within(index, times)
+                .filter_map(|slot| feed.observed(index, slot, Label::Odo))
+                .map(|datum| (datum.time_ms, datum.value.to_string()))
+                .collect();
+            let mut sorted = sent.clone();
+            sorted.sort();
+            assert_eq!(observed, sorted);
+            assert!(observed.len() > 700);
+        }
     }
 
     #[test]

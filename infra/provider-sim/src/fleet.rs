@@ -1,9 +1,15 @@
 //! The simulated fleet as its operators see it: who is paused, what was sent.
 
-use crate::{hub::Closing, protocol::vehicle_name, server::Shared};
+use crate::{
+    clock::Clock,
+    hub::{Closing, held},
+    protocol::vehicle_name,
+    server::Shared,
+    silence::Silences,
+};
 use serde::{Deserialize, Serialize};
 use std::sync::{
-    Arc,
+    Arc, Mutex,
     atomic::{AtomicBool, Ordering},
 };
 
@@ -37,14 +43,18 @@ pub(crate) struct Fleet {
     shared: Arc<Shared>,
     names: Vec<String>,
     paused: Vec<AtomicBool>,
+    silences: Vec<Mutex<Silences>>,
+    clock: Clock,
 }
 
 impl Fleet {
-    pub(crate) fn new(shared: Arc<Shared>, size: usize) -> Self {
+    pub(crate) fn new(shared: Arc<Shared>, size: usize, clock: Clock) -> Self {
         Self {
             shared,
             names: (0..size).map(vehicle_name).collect(),
             paused: (0..size).map(|_| AtomicBool::new(false)).collect(),
+            silences: (0..size).map(|_| Mutex::default()).collect(),
+            clock,
         }
     }
 
@@ -54,6 +64,18 @@ impl Fleet {
 
     pub(crate) fn is_paused(&self, index: usize) -> bool {
         self.paused[index].load(Ordering::Relaxed)
+    }
+
+    /// The vehicle of this name.
+    pub(crate) fn index_of(&self, name: &str) -> Option<usize> {
+        let number: usize = name.strip_prefix("bus-")?.parse().ok()?;
+        let index = number.checked_sub(1)?;
+        (self.names.get(index)? == name).then_some(index)
+    }
+
+    /// Since when this vehicle had been paused at `time_ms`.
+    pub(crate) fn silent_since(&self, index: usize, time_ms: i64) -> Option<i64> {
+        held(&self.silences[index]).since(time_ms)
     }
 
     /// Stops the data of all vehicles; they drive on unseen.
@@ -99,8 +121,15 @@ impl Fleet {
     }
 
     fn set_paused(&self, indices: impl IntoIterator<Item = usize>, paused: bool) {
+        let now = self.clock.now_ms();
         for index in indices {
             self.paused[index].store(paused, Ordering::Relaxed);
+            let mut silences = held(&self.silences[index]);
+            if paused {
+                silences.begin(now);
+            } else {
+                silences.end(now);
+            }
         }
     }
 
@@ -108,7 +137,7 @@ impl Fleet {
         let mut indices = Vec::with_capacity(names.len());
         let mut unknown = Vec::new();
         for name in names {
-            match self.names.iter().position(|known| known == name) {
+            match self.index_of(name) {
                 Some(index) => indices.push(index),
                 None => unknown.push(name.clone()),
             }

@@ -25,11 +25,25 @@ pub struct Subscription {
     pub text: String,
 }
 
+/// A request to the REST API.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RestRequest {
+    /// The method.
+    pub method: String,
+    /// Path and query as the client sent them.
+    pub target: String,
+    /// The body, empty if there was none.
+    pub body: String,
+    /// The answer.
+    pub status: StatusCode,
+}
+
 /// Everything clients did since the start. It grows without limit, so only the scripted provider keeps one.
 #[derive(Debug, Default)]
 pub(crate) struct Record {
     handshakes: Mutex<Vec<Handshake>>,
     subscriptions: watch::Sender<Vec<Subscription>>,
+    rest_requests: Mutex<Vec<RestRequest>>,
 }
 
 impl Record {
@@ -39,6 +53,14 @@ impl Record {
 
     pub(crate) fn add_subscription(&self, subscription: Subscription) {
         self.subscriptions.send_modify(|all| all.push(subscription));
+    }
+
+    pub(crate) fn add_rest_request(&self, request: RestRequest) {
+        held(&self.rest_requests).push(request);
+    }
+
+    pub(crate) fn rest_requests(&self) -> Vec<RestRequest> {
+        held(&self.rest_requests).clone()
     }
 
     pub(crate) fn handshakes(&self) -> Vec<Handshake> {

@@ -2,12 +2,14 @@
 
 use crate::{
     DEFAULT_API_KEY,
+    archive::{Handed, Sample},
     hub::{Closing, held},
     protocol::acl_frame,
-    record::{Handshake, Record, Subscription},
+    record::{Handshake, Record, RestRequest, Subscription},
+    rest::{Rest, RestFault},
     server::{Server, Shared, StartError, Terms},
 };
-use axum::{Router, extract::ws::Utf8Bytes, http::StatusCode};
+use axum::{extract::ws::Utf8Bytes, http::StatusCode};
 use futures_util::future::join_all;
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -38,13 +40,15 @@ impl Default for ScriptedConfig {
 
 /// A running scripted provider. Dropping it stops it without waiting.
 ///
-/// It checks keys and confirms subscriptions as the simulator does, without a delay, and has no data of its own. It keeps a record
-/// of what clients did.
+/// It checks keys and confirms subscriptions as the simulator does, without a delay, and has no data of its own: its REST API
+/// answers with what it was handed. It keeps a record of what clients did.
 #[derive(Debug)]
 pub struct ScriptedProvider {
     server: Server,
     shared: Arc<Shared>,
     record: Arc<Record>,
+    archive: Arc<Handed>,
+    rest: Rest,
 }
 
 impl ScriptedProvider {
@@ -65,11 +69,16 @@ impl ScriptedProvider {
             },
             Some(Arc::clone(&record)),
         )?;
-        let server = Server::start(config.listen, Arc::clone(&shared), Router::new())?;
+        let archive = Arc::new(Handed::default());
+        let rest = Rest::new(Arc::clone(&shared), archive.clone());
+        let routes = rest.clone().routes();
+        let server = Server::start(config.listen, Arc::clone(&shared), routes)?;
         Ok(Self {
             server,
             shared,
             record,
+            archive,
+            rest,
         })
     }
 
@@ -123,6 +132,27 @@ impl ScriptedProvider {
     #[must_use]
     pub fn handshakes(&self) -> Vec<Handshake> {
         self.record.handshakes()
+    }
+
+    /// The last known value of a vehicle's label, as the REST API is to give it.
+    pub fn set_state(&self, vid: &str, label: &str, sample: Sample) {
+        self.archive.set_latest(vid, label, sample);
+    }
+
+    /// Adds to what the REST API is to give of a vehicle's label; a sample replaces an earlier one of the same time.
+    pub fn add_history(&self, vid: &str, label: &str, samples: Vec<Sample>) {
+        self.archive.add_history(vid, label, samples);
+    }
+
+    /// The answer to one of the next REST requests, one after the other, in place of data.
+    pub fn fail_rest(&self, fault: RestFault) {
+        held(&self.rest.scripted).push_back(fault);
+    }
+
+    /// The REST requests since the start, the refused ones too.
+    #[must_use]
+    pub fn rest_requests(&self) -> Vec<RestRequest> {
+        self.record.rest_requests()
     }
 
     /// How many sockets are open now.

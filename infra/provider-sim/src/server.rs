@@ -128,9 +128,14 @@ impl Shared {
     fn refusal_of(&self, key: Option<&str>) -> Option<StatusCode> {
         let scripted = *held(&self.refusal);
         scripted.or_else(|| {
-            let known = key.is_some_and(|key| self.terms.api_keys.iter().any(|known| known == key));
+            let known = self.knows(key);
             (!known).then_some(StatusCode::UNAUTHORIZED)
         })
+    }
+
+    /// Whether a request comes with an accepted key.
+    pub(crate) fn knows(&self, key: Option<&str>) -> bool {
+        key.is_some_and(|key| self.terms.api_keys.iter().any(|known| known == key))
     }
 }
 

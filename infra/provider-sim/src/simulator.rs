@@ -1,7 +1,7 @@
 //! The simulated fleet behind a real websocket.
 //!
 //! One task produces the data of all vehicles, slot by slot, and offers them to every socket subscribed at that moment. What
-//! nobody is there for is lost, as with the real provider. A socket whose outbox is full misses frames (they are counted); the
+//! nobody is there for is not sent later; the REST API has it. A socket whose outbox is full misses frames (they are counted); the
 //! others do not notice.
 
 use crate::{
@@ -12,7 +12,9 @@ use crate::{
     flaw::Flaws,
     fleet::{Fleet, Stats, UnknownVehicles},
     hub::Socket,
+    memory::Memory,
     protocol::{Label, acl_frame, datum_frame},
+    rest::Rest,
     server::{Server, Shared, StartError, Terms},
 };
 use axum::extract::ws::Utf8Bytes;
@@ -102,13 +104,14 @@ impl Simulator {
     pub fn start(config: SimulatorConfig) -> Result<Self, StartError> {
         config.check()?;
         let pace = Pace::new(config.rate);
-        let feed = Feed::new(
+        let clock = Clock::start();
+        let feed = Arc::new(Feed::new(
             config.seed,
             config.vehicles,
             pace,
             config.flaws,
             config.parked_every,
-        );
+        ));
         let shared = Shared::new(
             Terms {
                 api_keys: config.api_keys,
@@ -120,12 +123,19 @@ impl Simulator {
             },
             None,
         )?;
-        let fleet = Arc::new(Fleet::new(Arc::clone(&shared), config.vehicles));
-        let routes = control::routes(Arc::clone(&fleet));
+        let fleet = Arc::new(Fleet::new(Arc::clone(&shared), config.vehicles, clock));
+        let memory = Memory {
+            feed: Arc::clone(&feed),
+            fleet: Arc::clone(&fleet),
+            clock,
+        };
+        let rest = Rest::new(Arc::clone(&shared), Arc::new(memory));
+        let routes = control::routes(Arc::clone(&fleet)).merge(rest.routes());
         let server = Server::start(config.listen, Arc::clone(&shared), routes)?;
         let producer = Producer {
             feed,
             pace,
+            clock,
             fleet: Arc::clone(&fleet),
             shared: Arc::clone(&shared),
         };
@@ -195,15 +205,16 @@ impl Simulator {
 
 /// The task that turns time into frames.
 struct Producer {
-    feed: Feed,
+    feed: Arc<Feed>,
     pace: Pace,
+    clock: Clock,
     fleet: Arc<Fleet>,
     shared: Arc<Shared>,
 }
 
 impl Producer {
     async fn run(self) {
-        let clock = Clock::start();
+        let clock = self.clock;
         let mut beat = interval(self.pace.slot());
         beat.set_missed_tick_behavior(MissedTickBehavior::Skip);
         let mut next = self.pace.slot_of(clock.now_nanos());

@@ -142,6 +142,7 @@ impl Work<'_> {
                         offers.made.push(Offer {
                             signal: observation.signal,
                             reading: observation.reading.clone(),
+                            origin: frame.received.frame.origin,
                             repeated,
                         });
                     }

@@ -1,6 +1,6 @@
 use proptest::prelude::*;
 use shared_model::signal::Provenance;
-use shared_model::{Provider, time};
+use shared_model::{FrameOrigin, Provider, time};
 
 use super::*;
 
@@ -24,6 +24,7 @@ fn offer(signal: Signal, value: f64, observed: i64, received: i64) -> Offer {
                 clock_ahead: false,
             },
         },
+        origin: FrameOrigin::Live,
         repeated: false,
     }
 }
@@ -192,10 +193,18 @@ fn late_data_still_say_that_the_vehicle_was_heard_from() {
 fn any_offer() -> impl Strategy<Value = Offer> {
     let signal = prop::sample::select(vec![Signal::StateOfCharge, Signal::Speed, Signal::Odometer]);
     // Few distinct values and times, so that ties of every kind come up.
-    (signal, 0..4_u8, 0..6_i64, 0..4_i64, any::<bool>()).prop_map(
-        |(signal, value, observed, delay, ahead)| {
+    let origin = prop::sample::select(vec![
+        FrameOrigin::Live,
+        FrameOrigin::State,
+        FrameOrigin::Backfill,
+    ]);
+    (signal, origin, 0..4_u8, 0..6_i64, 0..4_i64, any::<bool>()).prop_map(
+        |(signal, origin, value, observed, delay, ahead)| {
             let observed = if ahead { observed + 1000 } else { observed };
-            offer(signal, f64::from(value) * 0.5, observed, 5 + delay)
+            Offer {
+                origin,
+                ..offer(signal, f64::from(value) * 0.5, observed, 5 + delay)
+            }
         },
     )
 }
@@ -246,4 +255,50 @@ proptest! {
         let swept = match sweep(&state) { Swept::Changed(state) | Swept::Seen(state) => state };
         prop_assert_eq!(&swept.published, &values(&state));
     }
+}
+
+/// An observation that was asked for long after it was made.
+fn asked_for(origin: FrameOrigin, observed: i64, received: i64) -> Offer {
+    Offer {
+        origin,
+        ..offer(Signal::Odometer, 5.0, observed, received)
+    }
+}
+
+#[test]
+fn a_stored_value_is_no_sign_of_life_and_a_recent_one_is() {
+    for origin in [FrameOrigin::State, FrameOrigin::Backfill] {
+        let heard = |before: &[Offer], observed| {
+            let mut offers = before.to_vec();
+            offers.push(asked_for(origin, observed, 5000));
+            state_after(&offers).last_received_at
+        };
+        // The provider still has what it was told at 100.
+        assert_eq!(heard(&[], 100), Some(at(100)));
+        // It is not news beside what was heard since, and does not make it older.
+        assert_eq!(heard(&[soc(80.0, 300)], 100), Some(at(301)));
+        // It has something newer than what was heard.
+        assert_eq!(heard(&[soc(80.0, 300)], 4990), Some(at(4990)));
+        // A vehicle's clock that is ahead is believed no further than the receipt.
+        assert_eq!(heard(&[], 5100), Some(at(5000)));
+        assert_eq!(heard(&[], 50_000), Some(at(5000)));
+    }
+    let pushed = asked_for(FrameOrigin::Live, 100, 5000);
+    assert_eq!(state_after(&[pushed]).last_received_at, Some(at(5000)));
+}
+
+#[test]
+fn what_was_asked_for_is_state_like_any_other() {
+    let backfilled = Offer {
+        origin: FrameOrigin::Backfill,
+        ..soc(70.0, 3)
+    };
+    let decision = decide_from(
+        &state_after(&[soc(80.0, 5)]),
+        std::slice::from_ref(&backfilled),
+    );
+    assert_eq!(decision.verdicts, [Verdict::Stale]);
+    assert_eq!(decision.state, None, "late data change nothing");
+    let decision = decide_from(&state_after(&[soc(60.0, 1)]), &[backfilled]);
+    assert_eq!(decision.news, [Signal::StateOfCharge]);
 }

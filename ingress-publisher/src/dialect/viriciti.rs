@@ -4,6 +4,8 @@
 //! for labels by vehicle, and is echoed. A datum is `{"type":"vehicles","payload":{"vid":…}}`, in
 //! version 1 `{"vid":…}`.
 
+pub(super) mod rest;
+
 use std::borrow::Cow;
 
 use serde::Deserialize;

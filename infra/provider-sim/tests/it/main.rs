@@ -2,5 +2,6 @@
 
 mod client;
 mod program;
+mod rest;
 mod scripted;
 mod simulator;
