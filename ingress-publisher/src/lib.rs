@@ -36,6 +36,7 @@ mod status;
 mod stream;
 #[cfg(test)]
 mod testing;
+mod turns;
 mod window;
 
 use std::net::SocketAddr;
