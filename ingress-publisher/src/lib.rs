@@ -48,6 +48,7 @@ mod status;
 mod stream;
 #[cfg(test)]
 mod testing;
+mod turns;
 mod window;
 
 use std::net::SocketAddr;

@@ -14,6 +14,8 @@ use rustls::pki_types::pem::{self, PemObject as _};
 use rustls::{ClientConfig, RootCertStore};
 use tokio::sync::Semaphore;
 
+use crate::turns::Turns;
+
 /// How many answers of all streams are in memory at once.
 const ANSWERS: usize = 8;
 const IDLE_LIMIT: Duration = Duration::from_secs(30);
@@ -26,6 +28,8 @@ pub(crate) struct Outbound {
     pub(crate) tls: Arc<ClientConfig>,
     /// For requests.
     pub(crate) http: Client,
+    /// When a stream may connect.
+    pub(crate) turns: Turns,
     /// A permit for each answer that is held in memory.
     pub(crate) answers: Arc<Semaphore>,
 }
@@ -67,6 +71,7 @@ impl Outbound {
         Ok(Self {
             tls: Arc::new(tls),
             http,
+            turns: Turns::default(),
             answers: Arc::new(Semaphore::new(ANSWERS)),
         })
     }

@@ -226,6 +226,8 @@ impl Stream {
         if let Some(reference) = &self.assignment.credential {
             memory.tried = Some(credential::header(reference).await?);
         }
+        // An endpoint that has no host fails below.
+        let _turn = self.outbound.turns.take(&self.assignment.endpoint).await;
         let (credential, tls) = (memory.tried.clone(), &self.outbound.tls);
         socket::open(
             &self.assignment,

@@ -32,7 +32,7 @@ const PROVIDER: &str = "provider_process";
 #[derive(Debug)]
 struct Script {
     answer: Assignment,
-    beats: u32,
+    beats: u64,
 }
 
 type Core = Arc<Mutex<Script>>;
@@ -113,21 +113,23 @@ fn metric(name: &str, label: &str) -> u64 {
         .sum()
 }
 
-/// Waits until `check` holds.
-async fn eventually(mut check: impl FnMut() -> bool) {
+/// Waits until `look` finds at least `count`; fails with what it found last.
+async fn eventually(what: &str, count: u64, mut look: impl FnMut() -> u64) {
     let mut looks = tokio::time::interval(Duration::from_millis(50));
+    let mut last = 0;
     let found = async {
-        while !check() {
+        while last < count {
             looks.tick().await;
+            last = look();
         }
     };
-    let limit = SUBSCRIBED_WITHIN * 2;
-    tokio::time::timeout(limit, found).await.unwrap();
+    let in_time = tokio::time::timeout(SUBSCRIBED_WITHIN * 2, found).await;
+    assert!(in_time.is_ok(), "{what}: {last} instead of {count}");
 }
 
 /// Waits until a metric has reached `count`.
 async fn reached(name: &str, label: &str, count: u64) {
-    eventually(|| metric(name, label) >= count).await;
+    eventually(name, count, || metric(name, label)).await;
 }
 
 async fn play_core(core: Core) -> String {
@@ -167,7 +169,7 @@ async fn an_idle_socket_costs_little() {
     let mut config = PublisherConfig::default();
     config.http.listen.set_port(0);
     config.core.url = play_core(Arc::clone(&core)).await;
-    config.core.heartbeat = Duration::from_secs(1);
+    config.core.heartbeat = Duration::from_secs(5);
     let spool = tempfile::tempdir().unwrap();
     config.spool.directory = spool.path().display().to_string();
     // A port on which nobody listens.
@@ -177,7 +179,7 @@ async fn an_idle_socket_costs_little() {
         .await
         .unwrap();
     // All else than the streams has started.
-    eventually(|| core.lock().unwrap().beats > 1).await;
+    eventually("beats", 2, || core.lock().unwrap().beats).await;
     let key = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(key.path(), provider_sim::DEFAULT_API_KEY).unwrap();
     let before = resident();
