@@ -2,7 +2,8 @@
 //!
 //! A lone frame leaves at once. While as many envelopes as allowed are unconfirmed, frames pile up
 //! in the queue and then leave together; no timer is involved. Once a message is not confirmed, it
-//! and all that come after it go to the spool, until the broker has taken everything from there.
+//! and all that come after it go to the spool, gathered for a moment, until the broker has taken
+//! everything from there.
 //! Nothing is forgotten that is neither confirmed nor on the disk.
 //!
 //! It ends when the window is closed and everything is confirmed or on the disk. A hard stop ends it
@@ -34,6 +35,9 @@ const BATCH: usize = 1024;
 /// How many messages of the spool are read together, and about how many bytes.
 const READ: usize = 16;
 const READ_BYTES: usize = 1024 * 1024;
+/// How long frames gather between two writes to the spool. Nobody waits for them there, and few large
+/// envelopes are published much sooner than many small ones.
+const GATHER: Duration = Duration::from_millis(50);
 /// How soon to try again to write what the spool did not take.
 const WRITE_AGAIN: Duration = Duration::from_millis(500);
 /// How soon to try again to publish what the broker did not take.
@@ -214,6 +218,7 @@ where
         let mut backoff = Backoff::new(SOONEST, LATEST);
         let mut publish_at = Instant::now();
         let mut write_at = Instant::now();
+        let mut take_at = Instant::now();
         // At most one batch: of the spool, or of the backlog if the spool is empty and takes nothing.
         let mut draining = FuturesUnordered::new();
         let mut of_spool: Vec<Stored> = Vec::new();
@@ -232,6 +237,11 @@ where
                 return Ok(Turn::Done);
             }
             let broker = self.broker.clone();
+            let queue = &mut self.queue;
+            let take = async {
+                sleep_until(take_at).await;
+                queue.recv_many(&mut waiting, BATCH).await
+            };
             tokio::select! {
                 biased;
                 Some(Drained { confirmed, trouble }) = draining.next() => {
@@ -255,15 +265,16 @@ where
                         publish_at += backoff.next_wait();
                     }
                 }
-                taken = self.queue.recv_many(&mut waiting, BATCH),
-                    if backlog.is_empty() && end.is_none() =>
-                {
+                taken = take, if backlog.is_empty() && end.is_none() => {
                     *backlog = self.packer.pack_or_conflate(waiting.drain(..));
                     if taken == 0 {
                         backlog.extend(self.packer.pack_conflated());
                         end = Some(Instant::now() + LAST_DRAIN);
                     }
                     write_at = Instant::now();
+                    if taken < BATCH {
+                        take_at = write_at + GATHER;
+                    }
                 }
                 () = async { sleep_until(publish_at).await; broker.is_up().await },
                     if draining.is_empty() =>
