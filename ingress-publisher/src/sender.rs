@@ -2,7 +2,8 @@
 //!
 //! A lone frame leaves at once. While as many envelopes as allowed are unconfirmed, frames pile up
 //! in the queue and then leave together; no timer is involved. Once a message is not confirmed, it
-//! and all that come after it go to the spool, until the broker has taken everything from there.
+//! and all that come after it go to the spool, gathered for a moment, until the broker has taken
+//! everything from there.
 //! Nothing is forgotten that is neither confirmed nor on the disk.
 //!
 //! It ends when the window is closed and everything is confirmed or on the disk. A hard stop ends it
@@ -17,6 +18,7 @@ use futures_util::stream::{FuturesOrdered, FuturesUnordered};
 use runtime::amqp::{LinkState, Message, Outcome};
 use runtime::backoff::{Backoff, Stopped};
 use tokio::sync::{mpsc, watch};
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
@@ -32,8 +34,14 @@ use crate::window::Pending;
 /// How many waiting frames are looked at together.
 const BATCH: usize = 1024;
 /// How many messages of the spool are read together, and about how many bytes.
-const READ: usize = 16;
+const READ: usize = 64;
 const READ_BYTES: usize = 1024 * 1024;
+/// How long frames gather between two writes to the spool. Nobody waits for them there, and few large
+/// envelopes are published much sooner than many small ones.
+const GATHER: Duration = Duration::from_millis(100);
+/// How many times as many messages may be unconfirmed while the spool is drained: then the broker's
+/// round trips, not what comes in, set the pace.
+const CATCHING_UP: usize = 4;
 /// How soon to try again to write what the spool did not take.
 const WRITE_AGAIN: Duration = Duration::from_millis(500);
 /// How soon to try again to publish what the broker did not take.
@@ -131,8 +139,8 @@ where
 
 impl<P, F> Sender<P>
 where
-    P: Fn(Message) -> F + Clone,
-    F: Future<Output = Outcome>,
+    P: Fn(Message) -> F + Clone + Send + Sync + 'static,
+    F: Future<Output = Outcome> + Send + 'static,
 {
     /// Sends until the window is closed and everything is safe.
     pub(crate) async fn run(mut self) -> Result<(), Stopped> {
@@ -214,8 +222,10 @@ where
         let mut backoff = Backoff::new(SOONEST, LATEST);
         let mut publish_at = Instant::now();
         let mut write_at = Instant::now();
+        let mut take_at = Instant::now();
         // At most one batch: of the spool, or of the backlog if the spool is empty and takes nothing.
-        let mut draining = FuturesUnordered::new();
+        // A task of its own, so that publishing goes on while the disk is written.
+        let mut draining = JoinSet::new();
         let mut of_spool: Vec<Stored> = Vec::new();
         let mut end = None;
         let mut waiting = Vec::new();
@@ -232,9 +242,15 @@ where
                 return Ok(Turn::Done);
             }
             let broker = self.broker.clone();
+            let queue = &mut self.queue;
+            let take = async {
+                sleep_until(take_at).await;
+                queue.recv_many(&mut waiting, BATCH).await
+            };
             tokio::select! {
                 biased;
-                Some(Drained { confirmed, trouble }) = draining.next() => {
+                Some(drained) = draining.join_next() => {
+                    let Drained { confirmed, trouble } = unwind(drained);
                     if of_backlog {
                         backlog.drain(..confirmed.min(backlog.len()));
                     }
@@ -255,15 +271,16 @@ where
                         publish_at += backoff.next_wait();
                     }
                 }
-                taken = self.queue.recv_many(&mut waiting, BATCH),
-                    if backlog.is_empty() && end.is_none() =>
-                {
+                taken = take, if backlog.is_empty() && end.is_none() => {
                     *backlog = self.packer.pack_or_conflate(waiting.drain(..));
                     if taken == 0 {
                         backlog.extend(self.packer.pack_conflated());
                         end = Some(Instant::now() + LAST_DRAIN);
                     }
                     write_at = Instant::now();
+                    if taken < BATCH {
+                        take_at = write_at + GATHER;
+                    }
                 }
                 () = async { sleep_until(publish_at).await; broker.is_up().await },
                     if draining.is_empty() =>
@@ -283,7 +300,8 @@ where
                             } else {
                                 parcels.collect()
                             };
-                            draining.push(drain(broker, self.partition, self.in_flight, parcels));
+                            let in_flight = self.in_flight * CATCHING_UP;
+                            draining.spawn(drain(broker, self.partition, in_flight, parcels));
                         }
                         None => publish_at = Instant::now() + backoff.next_wait(),
                     }
@@ -345,6 +363,18 @@ where
             self.board.state(self.partition, state.cause());
         }
     }
+}
+
+/// What a task returned; its panic is ours.
+fn unwind(drained: Result<Drained, JoinError>) -> Drained {
+    drained.unwrap_or_else(|error| match error.try_into_panic() {
+        Ok(panic) => std::panic::resume_unwind(panic),
+        // Nobody cancels it but the end of the runtime.
+        Err(_) => Drained {
+            confirmed: 0,
+            trouble: Some(Trouble::Away),
+        },
+    })
 }
 
 /// Publishes messages, up to the first one that is not confirmed.

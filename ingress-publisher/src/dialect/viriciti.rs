@@ -111,6 +111,22 @@ mod tests {
     }
 
     #[test]
+    fn a_datum_shows_its_label() {
+        for (frame, expected) in [
+            (
+                r#"{"type":"vehicles","payload":{"vid":"bus-1","label":"soc"}}"#,
+                Some("soc"),
+            ),
+            (r#"{"time":1,"label":"gps","vid":"bus-1"}"#, Some("gps")),
+            (r#"{"vehicles":{"bus-1":["soc"]}}"#, None),
+            (r#"{"payload":{"vid":"bus-1","label":7}}"#, None),
+            ("show acl", None),
+        ] {
+            assert_eq!(label(frame.as_bytes()).as_deref(), expected, "{frame}");
+        }
+    }
+
+    #[test]
     fn a_plain_name_is_not_copied() {
         let frame = br#"{"payload":{"vid":"bus-1"}}"#;
         assert!(matches!(device(frame), Some(Cow::Borrowed("bus-1"))));
