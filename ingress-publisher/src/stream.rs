@@ -495,8 +495,6 @@ pub(crate) mod tests {
             partitions: u32,
             config: PublisherConfig,
         ) -> Self {
-            // Before any metric is counted: what is counted earlier shows in none.
-            testing::telemetry();
             let outbound = Outbound::new(config.stream.extra_ca_file.as_ref()).unwrap();
             let (window, queues) = Window::open(partitions, &config.window);
             let stop = CancellationToken::new();

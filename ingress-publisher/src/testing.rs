@@ -24,6 +24,8 @@ use crate::parcel::Parcel;
 
 /// A configuration with short waits.
 pub(crate) fn config() -> PublisherConfig {
+    // Before any metric is counted: what is counted earlier shows in none.
+    telemetry();
     let mut config = PublisherConfig::default();
     config.http.listen.set_port(0);
     config.core.heartbeat = Duration::from_millis(50);

@@ -202,9 +202,11 @@ async fn what_is_refused_is_spooled_and_published_in_order_with_the_rest_behind_
     answers.turn(Outcome::Confirmed);
     running.submit(21, None).await;
     let parcel = testing::parcel("a fact", b"");
-    let source = running.window.source();
-    let sent = source.submit_message(0, parcel, &running.let_go);
-    sent.await.unwrap();
+    {
+        let source = running.window.source();
+        let sent = source.submit_message(0, parcel, &running.let_go);
+        sent.await.unwrap();
+    }
     eventually(async || (answers.confirmed.lock().unwrap().len() > 1).then_some(())).await;
     eventually(async || (!spooled(&config)).then_some(())).await;
     running.submit(22, None).await;
