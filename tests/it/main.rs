@@ -11,5 +11,6 @@ mod management;
 mod ownership;
 mod poison;
 mod spool;
+mod status;
 mod stops;
 mod volume;

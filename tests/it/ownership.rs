@@ -189,17 +189,22 @@ async fn a_restart_of_all_publishers_one_by_one_loses_no_frame() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_owner_that_is_frozen_beyond_its_lease_closes_its_sockets_and_loses_nothing() {
     const STREAMS: usize = 10;
-    let freezes: usize = std::env::var("HEADRACE_TEST_FREEZES")
-        .map_or(3, |times| times.parse().expect("a number of times"));
+    let number = |name: &str, usual| {
+        std::env::var(name).map_or(usual, |text| text.parse().expect("a number"))
+    };
+    let freezes = number("HEADRACE_TEST_FREEZES", 3);
+    let seconds = number("HEADRACE_TEST_FREEZE_SECONDS", 0);
     let (world, provider) = world_with(STREAMS).await;
-    let publishers = [publisher(&world), publisher(&world)];
+    let mut publishers = [publisher(&world), publisher(&world)];
     let mut sent = 0;
-    for round in 0..freezes {
-        let (frozen, other) = (&publishers[round % 2], &publishers[(round + 1) % 2]);
+    for _ in 0..freezes {
+        publishers.reverse();
+        let [frozen, other] = &publishers;
         settled(&world, STREAMS, &[frozen, other], SOON).await;
         let ask = || async { share(&streams(&world).await, frozen) };
         eventually(SOON, "it owns streams", ask, |owned| *owned > 0).await;
         frozen.signal(Signal::STOP);
+        let thaw = tokio::time::Instant::now() + Duration::from_secs(seconds);
         // Its sockets are open and it is the owner, for all that anybody knows.
         for _ in 0..20 {
             send(&provider, &mut sent).await;
@@ -208,6 +213,7 @@ async fn an_owner_that_is_frozen_beyond_its_lease_closes_its_sockets_and_loses_n
         for _ in 0..20 {
             send(&provider, &mut sent).await;
         }
+        tokio::time::sleep_until(thaw).await;
         frozen.signal(Signal::CONT);
         let ask = || async { provider.connections() };
         eventually(SOON, "the old sockets are closed", ask, |open| {
@@ -216,6 +222,20 @@ async fn an_owner_that_is_frozen_beyond_its_lease_closes_its_sockets_and_loses_n
         .await;
     }
     all_arrive(&world, sent).await;
+    // No status of an epoch was taken after one of a later epoch.
+    let back = "SELECT count(*)
+                FROM (SELECT (data ->> 'epoch')::bigint
+                             - lag((data ->> 'epoch')::bigint) OVER (
+                                 PARTITION BY data ->> 'connection'
+                                 ORDER BY (data ->> 'revision')::bigint) AS step
+                      FROM core.event_log
+                      WHERE event_type = 'connection.status.changed') AS steps
+                WHERE step < 0";
+    let back: i64 = sqlx::query_scalar(back)
+        .fetch_one(&world.pool)
+        .await
+        .unwrap();
+    assert_eq!(back, 0);
     world.stop().await;
 }
 

@@ -1,15 +1,20 @@
 //! Store and forward: a broker that is away, a publisher that stops meanwhile, and connections that
 //! want the newest value only.
 
+use std::net::SocketAddr;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use headrace::services::Service;
 use provider_sim::ScriptedProvider;
+use rustix::process::Signal;
 use serde_json::{Value, json};
 use tests::frames::{frame, vehicles};
-use tests::harness::{Options, World, eventually, provider};
+use tests::harness::{Options, PublisherProcess, World, eventually, provider};
 
 const SOON: Duration = Duration::from_mins(1);
+/// What an outage may cost the publisher in resident memory.
+const MOST_GROWTH: u64 = 64 * 1024 * 1024;
 
 /// How long the broker stays away.
 fn outage() -> Duration {
@@ -52,17 +57,29 @@ async fn is_dense(world: &World) -> bool {
         .unwrap()
 }
 
-/// What `/readyz` says of the publisher's spool.
-async fn spool(world: &World) -> String {
-    let url = format!("http://{}/readyz", world.address(Service::IngressPublisher));
-    let answer = world.http.get(url).send().await.unwrap();
-    let report: Value = answer.json().await.unwrap();
+/// What `/readyz` of the publisher at `address` says; nothing before it listens.
+async fn readyz(world: &World, address: SocketAddr) -> Value {
+    match world
+        .http
+        .get(format!("http://{address}/readyz"))
+        .send()
+        .await
+    {
+        Ok(answer) => answer.json().await.unwrap(),
+        Err(_) => Value::Null,
+    }
+}
+
+/// What it says of its spool.
+async fn spool(world: &World, address: SocketAddr) -> String {
+    let report = readyz(world, address).await;
     let detail = report["checks"]["spool"]["detail"].as_str();
     detail.unwrap_or_default().to_owned()
 }
 
 async fn spool_holds_something(world: &World) {
-    let ask = || spool(world);
+    let address = world.address(Service::IngressPublisher);
+    let ask = || spool(world, address);
     eventually(SOON, "the spool is used", ask, |report| {
         report.contains("messages")
     })
@@ -94,20 +111,43 @@ fn settings() -> Value {
     json!({"vehicles": labels.collect::<serde_json::Map<_, _>>()})
 }
 
+/// A world whose publisher is a process of its own.
+async fn with_a_process() -> (World, PublisherProcess) {
+    let options = Options {
+        alone: true,
+        without: vec![Service::IngressPublisher],
+        ..Options::default()
+    };
+    let world = World::with(options).await;
+    world.ready(Service::IngressConsumer).await;
+    let publisher = publisher(&world);
+    (world, publisher)
+}
+
+fn publisher(world: &World) -> PublisherProcess {
+    PublisherProcess::start(world, Path::new(env!("CARGO_BIN_EXE_publisher")), &[])
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_outage_of_the_broker_loses_no_frame_and_is_soon_made_up_for() {
-    let world = alone().await;
+    let (world, publisher) = with_a_process().await;
     let provider = provider();
     world.connect("w", &provider.live_url(), settings()).await;
     provider.subscribed(1).await;
     let rabbitmq = world.servers.private.rabbitmq();
-    let until = Instant::now() + Duration::from_secs(1);
+    let until = Instant::now() + Duration::from_secs(3);
     let mut sent = drive(&provider, || Instant::now() < until).await;
+    let before = publisher.resident_bytes();
 
     kill_the_broker(&world).await;
     let until = Instant::now() + outage();
     sent += drive(&provider, || Instant::now() < until).await;
-    assert!(spool(&world).await.contains("messages"));
+    let grown = publisher.resident_bytes().saturating_sub(before);
+    assert!(
+        spool(&world, publisher.address())
+            .await
+            .contains("messages")
+    );
     assert_eq!(provider.subscriptions().len(), 1, "the socket was read on");
     let (restarted, going) = tokio::join!(rabbitmq.restart(), async {
         let until = Instant::now() + Duration::from_secs(5);
@@ -115,15 +155,24 @@ async fn an_outage_of_the_broker_loses_no_frame_and_is_soon_made_up_for() {
     });
     restarted.unwrap();
     sent += going;
-    world.ready(Service::IngressPublisher).await;
+    let ready = || readyz(&world, publisher.address());
+    eventually(SOON, "the broker is there", ready, |report| {
+        report["status"] == "ready"
+    })
+    .await;
     let back = Instant::now();
 
     // Live again: what is read now is published right away.
-    let ask = || spool(&world);
+    let ask = || spool(&world, publisher.address());
     eventually(SOON, "the spool is empty", ask, |report| report == "empty").await;
     let took = back.elapsed();
-    eprintln!("{sent} frames; the spool was empty {took:?} after the broker's return");
+    let peak = publisher.resident_bytes().saturating_sub(before).max(grown);
+    eprintln!(
+        "{sent} frames; the spool was empty {took:.1?} after the broker's return; memory grew by {} KiB",
+        peak / 1024
+    );
     assert!(took < Duration::from_secs(10), "{took:?}");
+    assert!(peak < MOST_GROWTH, "memory grew by {peak} bytes");
 
     let seen = || counted(&world, "seen");
     // The echo of the subscription is a frame too.
@@ -131,6 +180,52 @@ async fn an_outage_of_the_broker_loses_no_frame_and_is_soon_made_up_for() {
     assert!(is_dense(&world).await);
     assert_eq!(counted(&world, "conflated").await, 0);
     world.drained().await;
+    world.stop().await;
+    provider.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_publisher_that_is_killed_while_the_broker_is_away_leaves_its_spool_to_the_next() {
+    let (world, mut first) = with_a_process().await;
+    let provider = provider();
+    world.connect("w", &provider.live_url(), settings()).await;
+    provider.subscribed(1).await;
+    kill_the_broker(&world).await;
+    let until = Instant::now() + Duration::from_secs(3);
+    let sent = drive(&provider, || Instant::now() < until).await;
+    // All that was read is on disk.
+    let window = || async {
+        let url = format!("http://{}/metrics", first.address());
+        let page = world
+            .http
+            .get(url)
+            .send()
+            .await
+            .unwrap()
+            .text()
+            .await
+            .unwrap();
+        let line = page
+            .lines()
+            .find(|line| line.starts_with("headrace_publisher_window_bytes"));
+        line.and_then(|line| line.rsplit(' ').next())
+            .map(ToOwned::to_owned)
+    };
+    eventually(SOON, "the window is empty", window, |bytes| {
+        bytes.as_deref() == Some("0")
+    })
+    .await;
+    first.signal(Signal::KILL);
+    first.ended().await;
+
+    let second = publisher(&world);
+    world.servers.private.rabbitmq().restart().await.unwrap();
+    let seen = || counted(&world, "seen");
+    // Each subscription's echo is a frame too, and the second may not be there yet.
+    eventually(SOON, "every frame is seen", seen, |seen| *seen > sent).await;
+    assert!(is_dense(&world).await);
+    let ask = || spool(&world, second.address());
+    eventually(SOON, "the spool is empty", ask, |report| report == "empty").await;
     world.stop().await;
     provider.stop().await;
 }

@@ -1,5 +1,6 @@
 //! Publishers as processes of their own, which can be killed and frozen.
 
+use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::{ExitStatus, Stdio};
 
@@ -13,6 +14,7 @@ use super::World;
 pub struct PublisherProcess {
     child: Child,
     pid: Pid,
+    address: SocketAddr,
 }
 
 impl PublisherProcess {
@@ -22,12 +24,15 @@ impl PublisherProcess {
     /// If it cannot be started.
     #[must_use]
     pub fn start(world: &World, program: &Path, settings: &[(&str, &str)]) -> Self {
+        // Free now, and nobody else on the machine is after this one.
+        let address = TcpListener::bind(("127.0.0.1", 0)).and_then(|free| free.local_addr());
+        let address = address.expect("there is a free port");
         let mut command = Command::new(program);
         command
             .env("AMQP_URL", &world.amqp)
             .env("HEADRACE_CORE__URL", world.core_url())
             .env("HEADRACE_CORE__HEARTBEAT", "500ms")
-            .env("HEADRACE_HTTP__LISTEN", "127.0.0.1:0")
+            .env("HEADRACE_HTTP__LISTEN", address.to_string())
             .env("HEADRACE_SPOOL__DIRECTORY", world.spool())
             .env("HEADRACE_STREAM__BACKOFF_MIN", "100ms")
             .env("HEADRACE_STREAM__BACKOFF_MAX", "1s")
@@ -43,7 +48,14 @@ impl PublisherProcess {
         Self {
             child,
             pid: pid.expect("a process that runs has an id"),
+            address,
         }
+    }
+
+    /// Where it listens for HTTP.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
     }
 
     /// The part of its instance's name that tells it from others on this machine.
