@@ -242,7 +242,8 @@ async fn a_silent_vehicle_turns_stale_and_offline_without_any_message() {
     assert_eq!(
         get(http, "/v1/workspaces/demo/health").await.1,
         json!({"workspace": "demo", "vehicles": 3, "fresh": 0, "stale": 0, "offline": 2,
-            "never_seen": 1})
+            "never_seen": 1,
+            "connections": {"connected": 0, "subscribed": 0, "silent": 0, "disconnected": 0}})
     );
     let (status, other) = get(http, "/v1/workspaces/other/health").await;
     assert_eq!((status, &other["vehicles"]), (200, &json!(0)));
@@ -255,6 +256,73 @@ async fn a_silent_vehicle_turns_stale_and_offline_without_any_message() {
         .send(EventType::VehicleSnapshotChanged, changed("bus-1", 2, "%"))
         .await;
     eventually(|| get(http, path), is("fresh")).await;
+    context.stop().await.unwrap();
+    relay.context.stop().await.unwrap();
+}
+
+fn connection(number: u8, revision: u64, status: &str, error: Option<&str>) -> Value {
+    json!({"connection": format!("01890a5d-ac96-774b-bcce-b302099a80{number:02}"),
+        "provider": "viriciti", "revision": revision, "status": status, "since": clock::now(),
+        "reason": null, "error": error, "owner": "publisher-0", "epoch": 3,
+        "frames_per_minute": revision, "reconnects": 1})
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_are_answered_for_by_the_latest_that_was_said() {
+    let amqp = fixture::broker().await;
+    let config = HealthConfig {
+        amqp: amqp.clone(),
+        database: fixture::database(&health::MIGRATIONS).await,
+        http: HttpConfig::local(0),
+        ..HealthConfig::default()
+    };
+    let context = Context::new("health-projection", "0");
+    let http = health::start(context.clone(), config).await.unwrap().http;
+    let relay = Relay::new(&amqp);
+    let kind = EventType::ConnectionStatusChanged;
+    for said in [
+        connection(1, 2, "disconnected", Some("gone")),
+        connection(1, 1, "connected", None),
+        connection(1, 3, "subscribed", None),
+        connection(2, 1, "subscribed", None),
+        connection(2, 3, "removed", None),
+        // Late: what is removed stays so.
+        connection(2, 2, "silent", None),
+        // A status of a newer core is shown, and counted nowhere.
+        connection(3, 1, "meditating", None),
+    ] {
+        relay.send(kind, said).await;
+    }
+    let path = "/v1/workspaces/demo/health/connections";
+    let (_, listed) = eventually(
+        || get(http, path),
+        |(_, listed): &(u16, Value)| listed["items"].as_array().is_some_and(|all| all.len() == 2),
+    )
+    .await;
+    let items = listed["items"].as_array().unwrap();
+    assert_eq!(items[0]["status"], "subscribed");
+    assert_eq!(items[0]["frames_per_minute"], 3);
+    assert_eq!(
+        items[0]["last_error"], "gone",
+        "what went wrong last is kept"
+    );
+    assert_eq!(items[1]["status"], "meditating");
+    let (_, page) = get(http, &format!("{path}?limit=1")).await;
+    assert_eq!(page["next"], items[0]["connection"]);
+    let after = page["next"].as_str().unwrap();
+    let (_, rest) = get(http, &format!("{path}?limit=1&after={after}")).await;
+    assert_eq!(rest, json!({"items": [items[1]], "next": null}));
+    assert_eq!(get(http, &format!("{path}/{after}")).await.1, items[0]);
+    let removed = connection(2, 1, "", None)["connection"].clone();
+    let removed = get(http, &format!("{path}/{}", removed.as_str().unwrap())).await;
+    assert_eq!(problem(&removed), (404, "connection-not-found"));
+    let limit = get(http, &format!("{path}?limit=0")).await;
+    assert_eq!(problem(&limit), (400, "invalid-limit"));
+    let (_, summary) = get(http, "/v1/workspaces/demo/health").await;
+    assert_eq!(
+        summary["connections"],
+        json!({"connected": 0, "subscribed": 1, "silent": 0, "disconnected": 0})
+    );
     context.stop().await.unwrap();
     relay.context.stop().await.unwrap();
 }
