@@ -28,6 +28,12 @@ impl PublisherProcess {
         let address = TcpListener::bind(("127.0.0.1", 0)).and_then(|free| free.local_addr());
         let address = address.expect("there is a free port");
         let mut command = Command::new(program);
+        // What is meant for the tests is no setting of a service, and would be refused.
+        for (name, _) in std::env::vars_os() {
+            if name.as_encoded_bytes().starts_with(b"HEADRACE_") {
+                command.env_remove(name);
+            }
+        }
         command
             .env("AMQP_URL", &world.amqp)
             .env("HEADRACE_CORE__URL", world.core_url())
