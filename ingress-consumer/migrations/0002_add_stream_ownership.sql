@@ -6,6 +6,8 @@ CREATE TABLE core.publisher (
     instance    text PRIMARY KEY,
     -- Chosen by each start of the process. What an earlier one held is free.
     incarnation uuid NOT NULL,
+    -- The one before: if it is heard of again, two processes go by one name.
+    superseded  uuid,
     epoch       bigint NOT NULL DEFAULT nextval('core.publisher_epoch'),
     capacity    integer NOT NULL CHECK (capacity >= 0),
     draining    boolean NOT NULL,
@@ -28,6 +30,8 @@ CREATE TABLE core.stream (
     outgoing        text,
     outgoing_epoch  bigint,
     outgoing_until  timestamptz,
+    -- Whether it has to close before anybody else is granted the stream.
+    asked_back      boolean NOT NULL DEFAULT false,
     -- What the owner last said of it.
     report          jsonb,
     reported_at     timestamptz,
@@ -39,5 +43,6 @@ CREATE TABLE core.stream (
 CREATE INDEX stream_owner ON core.stream (owner);
 CREATE INDEX stream_outgoing ON core.stream (outgoing) WHERE outgoing IS NOT NULL;
 
--- When a connection was last heard from.
-CREATE INDEX session_of_connection ON core.session (connection, last_at);
+-- A connection's latest sessions; their ids sort by time. No column of it ever changes, so that the
+-- updates of every batch touch no index.
+CREATE INDEX session_of_connection ON core.session (connection, session);

@@ -18,3 +18,6 @@ CREATE TABLE core.connection_status (
     frames_per_minute bigint NOT NULL,
     reconnects        bigint NOT NULL
 ) WITH (fillfactor = 70);
+
+-- Connections whose owner was lost, until it says again how they are doing.
+CREATE INDEX connection_status_unowned ON core.connection_status (connection) WHERE reason = 'unowned';

@@ -35,6 +35,8 @@ pub struct StreamView {
     pub owner: Option<String>,
     /// Its owner before, which has not let go yet.
     pub outgoing: Option<String>,
+    /// Whether that one has to close before anybody else is granted the stream.
+    pub asked_back: bool,
 }
 
 /// The bounds of placement.
@@ -82,6 +84,15 @@ pub fn place(publishers: &[PublisherView], streams: &[StreamView], policy: Polic
         let target = targets.get(&connection).map(|to| (*to).to_owned());
         match (&stream.owner, &stream.outgoing, target) {
             (None, None, Some(to)) => steps.push(Step::Grant { connection, to }),
+            // Its successor is gone before it was subscribed. The one before reads on until the next
+            // is, unless that is itself.
+            (None, Some(outgoing), Some(to)) if !stream.asked_back => {
+                steps.push(if *outgoing == to {
+                    Step::Grant { connection, to }
+                } else {
+                    Step::HandOver { connection, to }
+                });
+            }
             (Some(owner), None, Some(to)) if *owner != to => {
                 let must = publishers
                     .iter()
@@ -162,6 +173,7 @@ mod tests {
             handover: Handover::Overlap,
             owner: None,
             outgoing: None,
+            asked_back: false,
         };
         (1..=count).map(stream).collect()
     }
@@ -286,9 +298,31 @@ mod tests {
     fn what_is_asked_back_is_granted_to_nobody_until_it_is_closed() {
         let mut streams = streams(1);
         streams[0].outgoing = Some("a".to_owned());
+        streams[0].asked_back = true;
         assert_eq!(place(&[publisher("b")], &streams, POLICY), []);
         streams[0].outgoing = None;
         assert_eq!(place(&[publisher("b")], &streams, POLICY).len(), 1);
+    }
+
+    #[test]
+    fn a_successor_that_is_lost_is_succeeded_while_the_one_before_reads_on() {
+        let mut streams = streams(1);
+        let connection = streams[0].connection;
+        streams[0].outgoing = Some("a".to_owned());
+        let draining = PublisherView {
+            draining: true,
+            ..publisher("a")
+        };
+        let to = "b".to_owned();
+        assert_eq!(
+            place(&[draining, publisher("b")], &streams, POLICY),
+            [Step::HandOver { connection, to }]
+        );
+        let to = "a".to_owned();
+        assert_eq!(
+            place(&[publisher("a")], &streams, POLICY),
+            [Step::Grant { connection, to }]
+        );
     }
 
     proptest! {

@@ -37,6 +37,13 @@ pub(crate) enum CoreError {
     },
 }
 
+impl CoreError {
+    /// Whether another process goes by this one's name and was heard of later.
+    pub(crate) fn is_supersession(&self) -> bool {
+        matches!(self, Self::Refused { status, .. } if *status == StatusCode::CONFLICT)
+    }
+}
+
 impl Core {
     /// The core whose API is at `base`, as seen by the publisher called `instance`.
     pub(crate) fn new(base: &str, instance: &str) -> anyhow::Result<Self> {

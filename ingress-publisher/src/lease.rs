@@ -7,10 +7,11 @@
 //! One thing holds the end back: a core that is known to be away. It can give the streams to nobody,
 //! and whoever stopped reading then would lose data for nothing.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
 
 /// Part of the lease that is not relied on: clocks that run at different speeds, and the way back of
 /// the answer.
@@ -18,9 +19,9 @@ const MARGIN: u32 = 5;
 
 /// The lease on all of a publisher's streams; clones share it.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Lease(Arc<Mutex<Ends>>);
+pub(crate) struct Lease(Arc<watch::Sender<Ends>>);
 
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Copy, Default)]
 struct Ends {
     /// When the lease ends; none before the first.
     lease: Option<Instant>,
@@ -28,29 +29,56 @@ struct Ends {
     away: Option<Instant>,
 }
 
+impl Ends {
+    /// When the streams stop being ours, as far as is known now.
+    fn last(self) -> Option<Instant> {
+        self.lease.max(self.away)
+    }
+}
+
 impl Lease {
     /// The core has answered what was asked at `asked_at`: all is ours for `lease` from then.
     pub(crate) fn renew(&self, asked_at: Instant, lease: Duration) {
-        *self.ends() = Ends {
+        self.0.send_replace(Ends {
             lease: Some(asked_at + lease - lease / MARGIN),
             away: None,
-        };
+        });
     }
 
     /// The core has not answered, `now`; this is news for `patience`, in which it is asked again.
     pub(crate) fn core_is_away(&self, now: Instant, patience: Duration) {
-        self.ends().away = Some(now + patience);
+        self.0.send_modify(|ends| ends.away = Some(now + patience));
     }
 
     /// Whether the streams are still ours to read.
     pub(crate) fn holds(&self, now: Instant) -> bool {
-        let ends = self.ends();
-        let before = |end: Option<Instant>| end.is_some_and(|end| now <= end);
-        before(ends.lease) || before(ends.away)
+        self.0.borrow().last().is_some_and(|end| now <= end)
     }
 
-    fn ends(&self) -> MutexGuard<'_, Ends> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Returns once the streams are ours no more.
+    pub(crate) async fn lapsed(&self) {
+        let mut changes = self.0.subscribe();
+        loop {
+            let end = changes.borrow_and_update().last();
+            let Some(end) = end.filter(|end| Instant::now() <= *end) else {
+                return;
+            };
+            tokio::select! {
+                // A millisecond later, as the end itself belongs to the lease.
+                () = sleep_until(end + Duration::from_millis(1)) => {}
+                // The sender lives as long as this handle.
+                renewed = changes.changed() => renewed.unwrap_or_default(),
+            }
+        }
+    }
+
+    /// Returns once the streams are ours.
+    pub(crate) async fn held(&self) {
+        let mut changes = self.0.subscribe();
+        while !self.holds(Instant::now()) {
+            // The sender lives as long as this handle.
+            changes.changed().await.unwrap_or_default();
+        }
     }
 }
 
@@ -92,5 +120,31 @@ mod tests {
         lease.core_is_away(start, PATIENCE);
         lease.renew(start + Duration::from_secs(1), LEASE);
         assert!(!lease.holds(start + Duration::from_mins(1)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn its_end_and_its_return_can_be_waited_for() {
+        let (lease, start) = (Lease::default(), Instant::now());
+        lease.lapsed().await;
+        lease.renew(start, LEASE);
+        lease.held().await;
+        let lapsing = lease.lapsed();
+        tokio::pin!(lapsing);
+        // Renewed meanwhile, it ends later.
+        tokio::time::advance(Duration::from_secs(10)).await;
+        assert!(futures_util::poll!(&mut lapsing).is_pending());
+        lease.renew(Instant::now(), LEASE);
+        lapsing.await;
+        assert!(
+            start.elapsed() >= Duration::from_secs(22),
+            "{:?}",
+            start.elapsed()
+        );
+
+        let returning = lease.held();
+        tokio::pin!(returning);
+        assert!(futures_util::poll!(&mut returning).is_pending());
+        lease.core_is_away(Instant::now(), PATIENCE);
+        returning.await;
     }
 }

@@ -2,26 +2,42 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use shared_model::ConnectionId;
 use shared_model::control::{Release, StreamReport};
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 /// What the core knows of the streams.
 #[derive(Debug, Default)]
-pub(crate) struct Reported(BTreeMap<ConnectionId, StreamReport>);
+pub(crate) struct Reported(BTreeMap<ConnectionId, (Instant, StreamReport)>);
 
 impl Reported {
-    /// Whether the core knows this already.
-    pub(crate) fn contains(&self, report: &StreamReport) -> bool {
-        self.0.get(&report.connection) == Some(report)
+    /// Whether the core does not know this already. Counts alone are news once in `counts_every`, or
+    /// each heartbeat would tell of every stream.
+    pub(crate) fn is_news(
+        &self,
+        report: &StreamReport,
+        now: Instant,
+        counts_every: Duration,
+    ) -> bool {
+        let Some((at, known)) = self.0.get(&report.connection) else {
+            return true;
+        };
+        let but_for_counts = StreamReport {
+            frames: known.frames,
+            last_frame_at: known.last_frame_at,
+            ..report.clone()
+        };
+        but_for_counts != *known || (report != known && now >= *at + counts_every)
     }
 
     /// The core knows these too now.
-    pub(crate) fn keep(&mut self, reports: Vec<StreamReport>) {
+    pub(crate) fn keep(&mut self, reports: Vec<StreamReport>, now: Instant) {
         let reports = reports.into_iter();
         self.0
-            .extend(reports.map(|report| (report.connection, report)));
+            .extend(reports.map(|report| (report.connection, (now, report))));
     }
 
     /// Forgets the streams that are of no interest any more.

@@ -2,8 +2,8 @@
 //!
 //! The core's first answer also says how many ingress partitions there are; then the broker is
 //! connected. While the core is away, what is owned is read on: nobody else can be granted it. If the
-//! [`Lease`] runs out while the core may well be there, as after the process was frozen, every socket
-//! is closed.
+//! [`Lease`] runs out while the core may well be there, as after the process was frozen, each stream
+//! closes its socket by itself and waits for what the core says.
 //!
 //! Asked to stop, the publisher says so and reads on until others are subscribed to its streams, if
 //! there are any others.
@@ -42,6 +42,10 @@ use crate::window::{Limits, Window};
 
 /// However much there is to tell, the core is not asked more often than this.
 const SOONEST_BEAT: Duration = Duration::from_millis(500);
+/// How long the core may take to hear of the stop.
+const GOODBYE: Duration = Duration::from_secs(2);
+/// Counts of frames are told with every so many heartbeats; all else with the next.
+const COUNTS_EVERY: u32 = 6;
 
 /// The streams that the core has assigned to this publisher.
 #[derive(Debug)]
@@ -64,8 +68,8 @@ pub(crate) struct Ownership {
     /// What the core knows of the streams.
     reported: Reported,
     released: Released,
-    /// Streams that were closed because the lease had run out.
-    fenced: Vec<StreamAssignment>,
+    /// Streams of connections that may be owned again, which still say goodbye.
+    closing: BTreeMap<ConnectionId, JoinHandle<()>>,
 }
 
 /// The way to the broker.
@@ -112,78 +116,98 @@ impl Ownership {
             known: None,
             reported: Reported::default(),
             released: Released::default(),
-            fenced: Vec::new(),
+            closing: BTreeMap::new(),
         }
     }
 
     /// Follows the core until the service stops and others have taken over, or nobody can. Fails if
-    /// the core contradicts itself about the number of partitions: then devices would change theirs.
+    /// the core contradicts itself about the number of partitions, as then devices would change
+    /// theirs, or if another process has taken over the instance's name.
     pub(crate) async fn run(mut self) -> anyhow::Result<()> {
-        let stop = self.ctx.stopping().clone();
-        let heartbeat = self.config.core.heartbeat;
-        let mut backoff = Backoff::new(SOONEST_BEAT.min(heartbeat), heartbeat);
-        let mut drained_by = None;
-        loop {
-            if stop.is_cancelled() && drained_by.is_none() {
-                drained_by = Some(Instant::now() + self.config.core.drain_limit);
-            }
-            self.fence();
-            let asked_at = Instant::now();
-            let (wait, takers) = match self.beat(drained_by.is_some()).await {
-                Ok(assignment) => {
-                    self.lease.renew(asked_at, assignment.lease());
-                    self.core_answers();
-                    backoff.reset();
-                    let said = (assignment.ask_again().min(heartbeat), assignment.takers);
-                    self.follow(assignment)?;
-                    said
-                }
-                Err(error) => {
-                    self.lease.core_is_away(Instant::now(), self.patience());
-                    self.core_is_away(&error.into());
-                    self.read_on();
-                    (backoff.next_wait(), 0)
-                }
-            };
-            if let Some(drained_by) = drained_by {
-                // Nobody is there to take over, or what nobody takes has to be let go.
-                if self.owned.is_empty() || takers == 0 || Instant::now() >= drained_by {
-                    break;
-                }
-            }
-            self.pause(wait, drained_by.is_some()).await;
-        }
+        let followed = self.follow_the_core().await;
         for owned in std::mem::take(&mut self.owned).into_values() {
             owned.stop.cancel();
         }
         self.tasks.close();
         self.tasks.wait().await;
-        if let Err(error) = self.core.leave(self.incarnation).await {
-            let error = anyhow::Error::from(error);
+        let leaving = tokio::time::timeout(GOODBYE, self.core.leave(self.incarnation)).await;
+        if !matches!(leaving, Ok(Ok(()))) {
             tracing::warn!(
-                error = format!("{error:#}"),
                 "the core does not hear of the stop; it gives the streams away once their lease ends"
             );
         }
         // The senders end once the last handle on the window is gone.
         drop(self.ingress);
+        followed
+    }
+
+    async fn follow_the_core(&mut self) -> anyhow::Result<()> {
+        let (stop, let_go) = (self.ctx.stopping().clone(), self.ctx.letting_go().clone());
+        let heartbeat = self.config.core.heartbeat;
+        let mut backoff = Backoff::new(SOONEST_BEAT.min(heartbeat), heartbeat);
+        let mut drain = None;
+        while !let_go.is_cancelled() {
+            if stop.is_cancelled() && drain.is_none() {
+                if self.core_is_up == Some(false) {
+                    // Others could not be told to take over.
+                    return Ok(());
+                }
+                drain = Some(Instant::now() + self.config.core.drain_limit);
+            }
+            let asked_at = Instant::now();
+            let beat = self.beat(drain.is_some());
+            let Some(answer) = let_go.run_until_cancelled(beat).await else {
+                break;
+            };
+            let mut takers = None;
+            let wait = match answer {
+                Ok(assignment) => {
+                    self.lease.renew(asked_at, assignment.lease());
+                    self.core_answers();
+                    backoff.reset();
+                    takers = Some(assignment.takers);
+                    let wait = assignment.ask_again().min(heartbeat);
+                    self.follow(assignment)?;
+                    wait
+                }
+                Err(error) if error.is_supersession() => return Err(error.into()),
+                Err(error) => {
+                    // A question that outlived the lease says nothing of the core: this process was
+                    // frozen, or the answer slow. The next one will tell.
+                    let now = Instant::now();
+                    if self.lease.holds(now) || !self.lease.holds(asked_at) {
+                        self.lease.core_is_away(now, self.patience());
+                    }
+                    self.core_is_away(&error.into());
+                    backoff.next_wait()
+                }
+            };
+            if let Some(until) = drain
+                // Nobody is there to take over, or what nobody takes has to be let go.
+                && (self.owned.is_empty() || takers == Some(0) || Instant::now() >= until)
+            {
+                break;
+            }
+            self.pause(wait, drain.is_some()).await;
+        }
         Ok(())
     }
 
     async fn beat(&mut self, draining: bool) -> Result<Assignment, CoreError> {
-        let reports = self.streams.reports().into_iter();
+        let (reports, now) = (self.streams.reports().into_iter(), Instant::now());
+        let counts_every = self.config.core.heartbeat * COUNTS_EVERY;
         let heartbeat = Heartbeat {
             incarnation: self.incarnation,
             capacity: self.config.core.max_streams,
             draining,
             known: self.known.clone(),
             reports: reports
-                .filter(|report| !self.reported.contains(report))
+                .filter(|report| self.reported.is_news(report, now, counts_every))
                 .collect(),
             released: self.released.all(),
         };
         let answer = self.core.beat(&heartbeat).await?;
-        self.reported.keep(heartbeat.reports);
+        self.reported.keep(heartbeat.reports, now);
         let owned = &self.owned;
         self.reported
             .retain(|connection| owned.contains_key(connection));
@@ -211,34 +235,7 @@ impl Ownership {
             () = tokio::time::sleep(wait) => {}
             () = news => {}
             () = stop.cancelled(), if !is_stopping => {}
-        }
-    }
-
-    /// Closes every socket if the lease ran out, as after a process was frozen.
-    fn fence(&mut self) {
-        if self.owned.is_empty() || self.lease.holds(Instant::now()) {
-            return;
-        }
-        tracing::warn!(
-            streams = self.owned.len(),
-            "the lease ran out before it was renewed: every socket is closed until the core has answered"
-        );
-        for (connection, owned) in std::mem::take(&mut self.owned) {
-            owned.stop.cancel();
-            self.streams.remove(connection);
-            self.fenced.push(owned.assignment);
-        }
-        self.known = None;
-    }
-
-    /// The core is away, so what was closed for want of a lease can be nobody else's: read on.
-    fn read_on(&mut self) {
-        let fenced = std::mem::take(&mut self.fenced);
-        if let Some(ingress) = &self.ingress {
-            let (window, together) = (ingress.window.clone(), fenced.len());
-            for assignment in fenced {
-                self.start(assignment, &window, together);
-            }
+            () = self.ctx.letting_go().cancelled() => {}
         }
     }
 
@@ -263,8 +260,8 @@ impl Ownership {
 
     fn follow(&mut self, assignment: Assignment) -> anyhow::Result<()> {
         let window = self.ingress(&assignment)?;
-        self.fenced.clear();
         self.forget_ended();
+        self.streams.say_again(&assignment.say_again);
         let Some(streams) = assignment.streams else {
             return Ok(());
         };
@@ -274,8 +271,12 @@ impl Ownership {
             if let Some(owned) = self.owned.remove(&connection) {
                 owned.stop.cancel();
                 self.streams.remove(connection);
+                if let Some(task) = owned.task {
+                    self.closing.insert(connection, task);
+                }
             }
         }
+        self.closing.retain(|_, task| !task.is_finished());
         let together = changes.start.len();
         for assignment in changes.start {
             self.start(assignment, &window, together);
@@ -411,7 +412,12 @@ impl Ownership {
                         epoch: assignment.epoch,
                     },
                 );
+                let before = self.closing.remove(&assignment.connection);
                 Some(self.tasks.spawn(async move {
+                    if let Some(before) = before {
+                        // Never two sockets of one stream from here; how the other ended is its own.
+                        drop(before.await);
+                    }
                     stream.run().await;
                     released.add(release);
                 }))

@@ -33,6 +33,14 @@ impl Streams {
         lock(&self.all).remove(&connection);
     }
 
+    /// Has these streams say once more how their connections are doing.
+    pub(crate) fn say_again(&self, connections: &[ConnectionId]) {
+        let all = lock(&self.all);
+        for status in connections.iter().filter_map(|id| all.get(id)) {
+            status.again.notify_one();
+        }
+    }
+
     pub(crate) fn reports(&self) -> Vec<StreamReport> {
         lock(&self.all).values().map(StreamStatus::report).collect()
     }
@@ -45,7 +53,10 @@ impl Streams {
 
 /// One stream's status; clones share it. Every change of state is logged once.
 #[derive(Debug, Clone)]
-pub(crate) struct StreamStatus(Arc<Mutex<Inner>>);
+pub(crate) struct StreamStatus {
+    inner: Arc<Mutex<Inner>>,
+    again: Arc<Notify>,
+}
 
 #[derive(Debug)]
 struct Inner {
@@ -60,7 +71,7 @@ struct Inner {
 impl StreamStatus {
     fn new(assignment: &StreamAssignment, state: StreamState, changed: Arc<Notify>) -> Self {
         metrics::stream(state, 1);
-        Self(Arc::new(Mutex::new(Inner {
+        let inner = Inner {
             report: StreamReport {
                 connection: assignment.connection,
                 workspace: assignment.workspace.clone(),
@@ -79,11 +90,20 @@ impl StreamStatus {
             trouble: None,
             changed,
             waits: None,
-        })))
+        };
+        Self {
+            inner: Arc::new(Mutex::new(inner)),
+            again: Arc::default(),
+        }
+    }
+
+    /// Returns once the stream is to say again how its connection is doing.
+    pub(crate) async fn asked_again(&self) {
+        self.again.notified().await;
     }
 
     pub(crate) fn report(&self) -> StreamReport {
-        let inner = lock(&self.0);
+        let inner = lock(&self.inner);
         let paused = inner.waits.as_ref().and_then(Waits::paused);
         StreamReport {
             paused: paused.map(|reason| reason.name().to_owned()),
@@ -93,15 +113,15 @@ impl StreamStatus {
 
     /// Shows from now on whether the stream waits.
     pub(crate) fn watch(&self, waits: Waits) {
-        lock(&self.0).waits = Some(waits);
+        lock(&self.inner).waits = Some(waits);
     }
 
     pub(crate) fn connecting(&self) {
-        lock(&self.0).enter(StreamState::Connecting);
+        lock(&self.inner).enter(StreamState::Connecting);
     }
 
     pub(crate) fn subscribed(&self, session: SessionId) {
-        let mut inner = lock(&self.0);
+        let mut inner = lock(&self.inner);
         inner.enter(StreamState::Subscribed);
         inner.trouble = None;
         let report = &mut inner.report;
@@ -120,7 +140,7 @@ impl StreamStatus {
 
     /// A frame has come; `tells` whether it told of a device.
     pub(crate) fn received(&self, number: u64, at: DateTime<Utc>, tells: bool) {
-        let mut inner = lock(&self.0);
+        let mut inner = lock(&self.inner);
         let report = &mut inner.report;
         report.frames = number;
         report.last_frame_at = Some(at);
@@ -133,7 +153,7 @@ impl StreamStatus {
     /// The same trouble again goes to the debug log only.
     pub(crate) fn backing_off(&self, failure: &Failure, wait: Duration) {
         metrics::reconnect(failure.reason());
-        let mut inner = lock(&self.0);
+        let mut inner = lock(&self.inner);
         let was = inner.report.state;
         inner.enter(failure.state());
         inner.report.reconnects += 1;
@@ -166,18 +186,18 @@ impl StreamStatus {
     }
 
     pub(crate) fn fenced(&self) {
-        let report = &lock(&self.0).report;
+        let report = &lock(&self.inner).report;
         tracing::warn!(
             connection = %report.connection,
             workspace = %report.workspace,
             provider = %report.provider,
             epoch = report.epoch,
-            "the lease ran out before it was renewed: the socket is closed"
+            "the lease ran out before it was renewed: the stream has no socket until the core has answered"
         );
     }
 
     pub(crate) fn unsupported(&self) {
-        let mut inner = lock(&self.0);
+        let mut inner = lock(&self.inner);
         inner.report.last_error = Some("the provider's protocol is not known here".to_owned());
         let report = &inner.report;
         tracing::warn!(
@@ -189,7 +209,7 @@ impl StreamStatus {
     }
 
     pub(crate) fn stopped(&self) {
-        let inner = lock(&self.0);
+        let inner = lock(&self.inner);
         let report = &inner.report;
         tracing::info!(
             connection = %report.connection,

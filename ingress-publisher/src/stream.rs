@@ -133,8 +133,8 @@ impl Stream {
         self.status.stopped();
     }
 
-    /// Lives from one socket to the next until it is asked to stop, or the stream may be somebody
-    /// else's.
+    /// Lives from one socket to the next until it is asked to stop. While the stream may be somebody
+    /// else's it has no socket.
     async fn live_on(&self, memory: &mut Memory) {
         loop {
             let ended = self.live(memory).await;
@@ -148,9 +148,11 @@ impl Stream {
                 Err(End::Fenced) => {
                     self.status.fenced();
                     memory.announcer.disconnected("fenced").await;
-                    // Whoever keeps the lease sees the same and stops the stream.
-                    self.stop.cancelled().await;
-                    return;
+                    // The stream is ours again, or it is stopped for being somebody else's.
+                    let held = self.lease.held();
+                    if self.stop.run_until_cancelled(held).await.is_none() {
+                        return;
+                    }
                 }
                 Ok(()) | Err(End::Stopped) => {
                     memory.announcer.disconnected("stopped").await;
@@ -274,11 +276,17 @@ impl Stream {
         pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut heard = true;
         loop {
+            let mut began = None;
             tokio::select! {
                 biased;
                 () = self.stop.cancelled() => {
                     self.say_goodbye(session, socket).await?;
                     return Err(End::Stopped);
+                }
+                () = self.lease.lapsed() => {
+                    // What was sent while the stream was ours is in the socket still.
+                    self.say_goodbye(session, socket).await?;
+                    return Err(End::Fenced);
                 }
                 _ = pings.tick() => {
                     if !heard {
@@ -288,14 +296,6 @@ impl Stream {
                     self.write(socket, Message::Ping(Bytes::new())).await?;
                 }
                 message = socket.next() => {
-                    if !self.lease.holds(Instant::now()) {
-                        // What was sent while the stream was ours is in the socket still.
-                        if let Some(Ok(message)) = message {
-                            self.take(session, message).await?;
-                        }
-                        self.say_goodbye(session, socket).await?;
-                        return Err(End::Fenced);
-                    }
                     heard = true;
                     if matches!(message, Some(Ok(_))) {
                         session.heard_at = clock::now();
@@ -308,10 +308,11 @@ impl Stream {
                             return Err(socket::closed(goodbye.as_ref()).into());
                         }
                         Some(Ok(message)) => {
+                            began = Some(Instant::now());
                             if message.is_text() || message.is_binary() {
                                 announcer.heard().await;
                             }
-                            let is_datum = self.take(session, message).await?;
+                            let is_datum = self.take_or_close(session, socket, message).await?;
                             if let (true, Some(backfill)) = (is_datum, &backfill) {
                                 backfill.is_live();
                             }
@@ -320,9 +321,14 @@ impl Stream {
                         None => return Err(socket::closed(None).into()),
                     }
                 }
-                () = tokio::time::sleep_until(announcer.due()) => announcer.tick().await,
+                () = tokio::time::sleep_until(announcer.due()) => {
+                    began = Some(Instant::now());
+                    announcer.tick().await;
+                }
+                () = self.status.asked_again() => announcer.again().await,
                 handed = Backfill::next(backfill) => match handed {
                     Handed::Datum { origin, body } => {
+                        began = Some(Instant::now());
                         metrics::backfill_frame(origin);
                         let device = self.dialect.device(&body).unwrap_or_default().into_owned();
                         // An older value must not replace a newer one that waits.
@@ -334,7 +340,35 @@ impl Stream {
                     Handed::GivenUp { series } => gaps.given_up(series),
                 },
             }
+            if began.is_some_and(|began| began.elapsed() >= every / 2) {
+                // The window was full, and what the provider answered meanwhile was not read.
+                heard = true;
+                pings.reset();
+            }
         }
+    }
+
+    /// [`Stream::take`], which may wait for room in the window. If the stream is to end meanwhile, the
+    /// socket is closed at once: only what is in hand goes on waiting.
+    async fn take_or_close(
+        &self,
+        session: &mut Session,
+        socket: &mut Socket,
+        message: Message,
+    ) -> Result<bool, End> {
+        let taking = self.take(session, message);
+        tokio::pin!(taking);
+        tokio::select! {
+            biased;
+            taken = &mut taking => return taken,
+            () = self.stop.cancelled() => {}
+            () = self.lease.lapsed() => {}
+        }
+        let closing = timeout_at(Instant::now() + FAREWELL, socket.close(Some(goodbye())));
+        if !matches!(closing.await, Ok(Ok(()))) {
+            tracing::debug!(connection = %self.assignment.connection, "the provider takes no goodbye");
+        }
+        taking.await
     }
 
     /// Makes a frame of a message that holds data, and waits until the window has room for it.
@@ -417,11 +451,7 @@ impl Stream {
     /// Closes the socket. What the provider had sent before it heard of it is taken as well.
     async fn say_goodbye(&self, session: &mut Session, socket: &mut Socket) -> Result<(), End> {
         let deadline = Instant::now() + FAREWELL;
-        let goodbye = CloseFrame {
-            code: CloseCode::Away,
-            reason: "".into(),
-        };
-        if let Ok(Ok(())) = timeout_at(deadline, socket.close(Some(goodbye))).await {
+        if let Ok(Ok(())) = timeout_at(deadline, socket.close(Some(goodbye()))).await {
             while let Ok(Some(Ok(message))) = timeout_at(deadline, socket.next()).await {
                 self.take(session, message).await?;
             }
@@ -447,6 +477,14 @@ impl Stream {
             Ok(written) => written.map_err(|error| socket::broken(error).into()),
             Err(_) => Err(Failure::Silent(limit).into()),
         }
+    }
+}
+
+/// What a socket is closed with that we want no more.
+fn goodbye() -> CloseFrame {
+    CloseFrame {
+        code: CloseCode::Away,
+        reason: "".into(),
     }
 }
 

@@ -27,6 +27,10 @@ struct Script {
     released: Vec<Release>,
     draining: bool,
     left: bool,
+    /// Heartbeats that were refused.
+    refused: u32,
+    /// Whether another process is known by the publisher's name.
+    superseded: bool,
 }
 
 type Core = Arc<Mutex<Script>>;
@@ -45,6 +49,10 @@ async fn beat(
         core.released.extend(heartbeat.released);
         core.draining |= heartbeat.draining;
     }
+    if core.superseded {
+        return Err(StatusCode::CONFLICT);
+    }
+    core.refused += u32::from(core.answer.is_none());
     let answer = core.answer.clone();
     answer.map(Json).ok_or(StatusCode::SERVICE_UNAVAILABLE)
 }
@@ -103,6 +111,7 @@ impl Setup {
             lease_ms: 60_000,
             ask_again_ms: 50,
             takers,
+            say_again: Vec::new(),
             version: String::new(),
             streams: Some(streams.iter().copied().cloned().collect()),
         });
@@ -261,6 +270,16 @@ async fn a_publisher_that_is_asked_to_stop_reads_on_until_others_have_taken_over
         (frames == 1).then_some(())
     })
     .await;
+    // A core that fails for a moment is no reason to close what nobody has taken over.
+    core.lock().unwrap().answer = None;
+    eventually(async || (core.lock().unwrap().refused > 2).then_some(())).await;
+    socket.send(Message::text("{}")).await.unwrap();
+    setup.answer(1, &[&read], 1);
+    eventually(async || {
+        let frames = core.lock().unwrap().told.get(&read.connection)?.frames;
+        (frames == 2).then_some(())
+    })
+    .await;
     assert!(!stop.is_finished());
     setup.answer(1, &[], 1);
     assert!(matches!(heard(&mut socket).await, Message::Close(_)));
@@ -268,6 +287,22 @@ async fn a_publisher_that_is_asked_to_stop_reads_on_until_others_have_taken_over
     eventually(async || core.lock().unwrap().left.then_some(())).await;
     // The frame cannot be confirmed, so it goes to the spool.
     assert_eq!(within(stop).await.unwrap(), Ok(()));
+}
+
+#[tokio::test]
+async fn a_publisher_whose_name_was_taken_over_ends_and_says_so() {
+    let setup = Setup::start().await;
+    let server = Server::start().await;
+    let read = testing::assignment(&server.endpoint(), None);
+    setup.answer(1, &[&read], 0);
+    let (mut socket, _) = server.accept().await;
+    heard(&mut socket).await;
+    setup.core.lock().unwrap().superseded = true;
+    assert!(matches!(heard(&mut socket).await, Message::Close(_)));
+    drop(socket);
+    within(setup.ctx.stop_requested()).await;
+    let failure = within(setup.ctx.stop()).await.unwrap_err().to_string();
+    assert!(failure.contains("409"), "{failure}");
 }
 
 #[tokio::test]

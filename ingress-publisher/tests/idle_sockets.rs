@@ -161,6 +161,7 @@ async fn an_idle_socket_costs_little() {
             lease_ms: 60_000,
             ask_again_ms: 5_000,
             takers: 0,
+            say_again: Vec::new(),
             version: String::new(),
             streams: Some(Vec::new()),
         },

@@ -142,17 +142,14 @@ impl<P: Projection> Worker<'_, P> {
         );
         // A batch may belong to many traces; it continues the first.
         telemetry::continue_trace(&span, folded.traceparent.as_deref());
-        if self
-            .write_connections(&folded.connections, consumer)
-            .await?
-            .is_break()
-        {
+        let telling = self.write_connections(&folded.connections, consumer);
+        let Some(told) = telling.await? else {
             return Ok(ControlFlow::Break(()));
-        }
+        };
         let writing = self.write_all(&folded.changes, consumer).instrument(span);
         Ok(match writing.await? {
             Some(written) => {
-                count::<P>(&folded, &written);
+                count::<P>(&folded, &written, told);
                 ControlFlow::Continue(())
             }
             None => ControlFlow::Break(()),
@@ -191,19 +188,20 @@ impl<P: Projection> Worker<'_, P> {
         Ok(Some(written))
     }
 
-    /// Writes how connections are doing; breaks if the batch must not be acknowledged.
+    /// Writes how connections are doing, and returns how many rows changed; none if the batch must not
+    /// be acknowledged.
     async fn write_connections(
         &self,
         changes: &[ConnectionChange],
         consumer: &Consumer,
-    ) -> anyhow::Result<ControlFlow<()>> {
+    ) -> anyhow::Result<Option<u64>> {
         if changes.is_empty() {
-            return Ok(ControlFlow::Continue(()));
+            return Ok(Some(0));
         }
         let write = || self.projection.write_connections(changes);
         match self.persist(write, consumer).await? {
-            Written::LetGo => return Ok(ControlFlow::Break(())),
-            Written::Rows(_) => {}
+            Written::LetGo => Ok(None),
+            Written::Rows(rows) => Ok(Some(rows)),
             Written::Refused(error) => {
                 tracing::error!(
                     projection = P::NAME,
@@ -211,9 +209,9 @@ impl<P: Projection> Worker<'_, P> {
                     "the database refuses what events say about connections; it is left out"
                 );
                 metrics::rejected(P::NAME, "refused_by_database");
+                Ok(Some(0))
             }
         }
-        Ok(ControlFlow::Continue(()))
     }
 
     /// Writes one part, however long the database is away.
@@ -263,8 +261,13 @@ impl<P: Projection> Worker<'_, P> {
     }
 }
 
-/// Counts the events of a committed batch, by whether they changed anything.
-fn count<P: Projection>(folded: &Folded<P::Change>, written: &BTreeSet<(String, String)>) {
+/// Counts the events of a committed batch, by whether they changed anything; `told` rows of connections
+/// were.
+fn count<P: Projection>(
+    folded: &Folded<P::Change>,
+    written: &BTreeSet<(String, String)>,
+    told: u64,
+) {
     let mut applied = BTreeSet::new();
     for VehicleChange { key, events, .. } in &folded.changes {
         if written.contains(&(key.workspace.to_string(), key.vehicle.to_string())) {
@@ -273,9 +276,9 @@ fn count<P: Projection>(folded: &Folded<P::Change>, written: &BTreeSet<(String, 
     }
     let unchanged = folded.event_times.len() - applied.len();
     metrics::batch(P::NAME);
-    let told = applied.len() as u64 + folded.connection_events;
-    metrics::events(P::NAME, Outcome::Applied, told);
-    metrics::events(P::NAME, Outcome::Unchanged, unchanged as u64);
+    let untold = folded.connection_events.saturating_sub(told);
+    metrics::events(P::NAME, Outcome::Applied, applied.len() as u64 + told);
+    metrics::events(P::NAME, Outcome::Unchanged, unchanged as u64 + untold);
     metrics::events(P::NAME, Outcome::Ignored, folded.ignored);
     let newest = applied.iter().map(|&&index| folded.event_times[index]);
     if let Some(newest) = newest.max() {

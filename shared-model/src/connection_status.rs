@@ -74,7 +74,7 @@ pub struct StatusReport {
     pub owner: String,
     /// The owner epoch.
     pub epoch: u64,
-    /// Counts the owner's reports of this connection in this epoch, from 1.
+    /// Grows with each report of the owner in this epoch; not dense.
     pub number: u64,
     /// The status.
     pub status: ConnectionStatus,
@@ -82,7 +82,8 @@ pub struct StatusReport {
     pub since: DateTime<Utc>,
     /// Why, as a word from a closed set; see the publisher's `reason` of reconnects.
     pub reason: Option<String>,
-    /// What went wrong last. It holds nothing that is secret.
+    /// What went wrong last with this owner, even if all is well since. It holds nothing that is
+    /// secret.
     pub error: Option<String>,
     /// The session that is open or was open last.
     pub session: Option<SessionId>,

@@ -56,6 +56,10 @@ pub struct Assignment {
     pub ask_again_ms: u64,
     /// How many other publishers could take streams over.
     pub takers: u32,
+    /// Streams of which the core had to assume that nobody reads them, and that are to say again how
+    /// their connections are doing.
+    #[serde(default)]
+    pub say_again: Vec<ConnectionId>,
     /// Names the set of streams.
     pub version: String,
     /// The streams to read; none if they are those of [`Heartbeat::known`].

@@ -11,7 +11,7 @@ use headrace::services::Service;
 use ingress_consumer::control::{StreamDetails, StreamPage};
 use provider_sim::ScriptedProvider;
 use rustix::process::Signal;
-use serde_json::json;
+use serde_json::{Value, json};
 use tests::frames::frame;
 use tests::harness::{Options, PublisherProcess, World, eventually, provider};
 
@@ -293,5 +293,60 @@ async fn a_stream_of_which_the_provider_allows_one_socket_is_closed_before_it_is
     }
     assert_eq!(most, 1, "both had a socket at once");
     assert!(first.ended().await.success());
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_only_publisher_that_was_frozen_goes_on_under_its_epoch_and_says_so() {
+    let (world, provider) = world_with(1).await;
+    let publisher = publisher(&world);
+    let before = settled(&world, 1, &[&publisher], SOON).await;
+    let connection = before[0].connection;
+    let path = format!("/v1/workspaces/w/health/connections/{connection}");
+    let ask = || async { world.get(&path).await.1["status"].clone() };
+    eventually(SOON, "it is well", ask, |status| status == "subscribed").await;
+    publisher.signal(Signal::STOP);
+    let ask = || async { world.get(&path).await.1["reason"].clone() };
+    eventually(SOON, "nobody reads it", ask, |reason| reason == "unowned").await;
+    publisher.signal(Signal::CONT);
+    let ask = || async { world.get(&path).await.1["status"].clone() };
+    eventually(SOON, "it is well again", ask, |status| {
+        status == "connected" || status == "subscribed"
+    })
+    .await;
+    let after = settled(&world, 1, &[&publisher], SOON).await;
+    assert_eq!(after[0].epoch, before[0].epoch);
+    let ask = || async { provider.connections() };
+    eventually(SOON, "it is read once", ask, |open| *open == 1).await;
+    let mut sent = 0;
+    send(&provider, &mut sent).await;
+    all_arrive(&world, sent).await;
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_publishers_with_one_name_the_later_one_stays() {
+    let (world, _provider) = world_with(1).await;
+    let beat = async |incarnation: &str| {
+        let body = json!({"incarnation": incarnation, "capacity": 10, "draining": false,
+            "known": null, "reports": [], "released": []});
+        let url = format!("{}/internal/v1/publishers/twin", world.core_url());
+        let answer = world.http.put(url).json(&body).send().await.unwrap();
+        let status = answer.status().as_u16();
+        (status, answer.json::<Value>().await.unwrap())
+    };
+    let (first, second) = (
+        "01890a5d-ac96-774b-bcce-b302099a8001",
+        "01890a5d-ac96-774b-bcce-b302099a8002",
+    );
+    let (status, answer) = beat(first).await;
+    assert_eq!((status, &answer["streams"][0]["epoch"]), (200, &json!(1)));
+    let (status, answer) = beat(second).await;
+    assert_eq!((status, &answer["streams"][0]["epoch"]), (200, &json!(2)));
+    let (status, answer) = beat(first).await;
+    assert_eq!(status, 409, "{answer}");
+    assert_eq!(answer["type"], "urn:headrace:problem:publisher-superseded");
+    let (status, answer) = beat(second).await;
+    assert_eq!((status, &answer["streams"][0]["epoch"]), (200, &json!(2)));
     world.stop().await;
 }

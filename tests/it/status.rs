@@ -58,6 +58,22 @@ async fn a_connections_life_shows_in_its_health() {
         .await;
     becomes(&world, connection, "subscribed").await;
 
+    // A provider may say anything.
+    provider.close_all(&Closing::Frame {
+        code: 1013,
+        reason: "busy\0".to_owned(),
+    });
+    let streams = || async {
+        let (_, page) = world.get("/v1/workspaces/w/streams").await;
+        page["items"][0].clone()
+    };
+    let stream = eventually(SOON, "it is read again", streams, |stream: &Value| {
+        stream["reconnects"] == 1 && stream["state"] == "subscribed"
+    })
+    .await;
+    let error = stream["last_error"].as_str().unwrap();
+    assert!(error.contains("1013 busy\u{fffd}"), "{error}");
+
     provider.refuse_with(StatusCode::UNAUTHORIZED);
     provider.close_all(&Closing::Abrupt);
     let refused = || health(&world, connection);

@@ -63,20 +63,18 @@ pub fn events(changed: &[Changed], shards: u32) -> Vec<NewEvent> {
 /// Says `disconnected` for connections whose owner was lost and that nobody was given since, until the
 /// service is asked to stop.
 ///
-/// After a start it first leaves publishers the time to say that they are there: while there was no
-/// core, none could renew its lease.
+/// After a start, and after the database was away, it first leaves publishers the time to say that they
+/// are there: meanwhile none could renew its lease.
 pub async fn watch(
     context: Context,
     pool: PgPool,
     shards: u32,
     grace: Duration,
 ) -> anyhow::Result<()> {
-    let start = tokio::time::Instant::now() + 2 * grace;
-    let mut ticks = tokio::time::interval_at(start, LOOK_EVERY);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    while context
-        .stopping()
-        .run_until_cancelled(ticks.tick())
+    let mut wait = 2 * grace;
+    let stop = context.stopping();
+    while stop
+        .run_until_cancelled(tokio::time::sleep(wait))
         .await
         .is_some()
     {
@@ -85,15 +83,16 @@ pub async fn watch(
             event_log::append(&mut tx, &events(&changed, shards), None).await?;
             Ok::<_, StoreError>((tx, changed.len()))
         });
-        match looking.await {
+        wait = match looking.await {
             Ok(changed) => {
                 metrics::appended(EventType::ConnectionStatusChanged.name(), changed as u64);
+                LOOK_EVERY
             }
-            // The next look finds the same.
             Err(error) => {
                 tracing::warn!(error = %chain(&error), "lost owners are looked for later");
+                2 * grace
             }
-        }
+        };
     }
     Ok(())
 }

@@ -6,7 +6,7 @@ use axum::extract::State;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, Utc};
-use runtime::http::{Json, Path, Problem, Query};
+use runtime::http::{Json, PageSize, Path, Problem, Query};
 use runtime::{clock, db};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -25,9 +25,6 @@ use crate::store::connection::{self, Connection};
 use crate::store::event_log::{self, NewEvent};
 use crate::store::vehicle::{self, Vehicle, VehicleKey};
 use crate::store::{StoreError, status, stream};
-
-const PAGE: i64 = 100;
-const LARGEST_PAGE: i64 = 1000;
 
 /// A connection to add.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -90,29 +87,9 @@ pub struct Page {
 }
 
 impl Page {
-    pub(super) fn limit(&self) -> Result<i64, Problem> {
-        let limit = self.limit.unwrap_or(PAGE);
-        if (1..=LARGEST_PAGE).contains(&limit) {
-            return Ok(limit);
-        }
-        let detail = format!("limit is {limit}; write a number from 1 to {LARGEST_PAGE}");
-        Err(Problem::bad_request("invalid-limit", detail))
+    pub(super) fn size(&self) -> Result<PageSize, Problem> {
+        PageSize::asked(self.limit)
     }
-}
-
-/// Cuts what was found to a page of `limit`, and says after what the next one begins. One more than
-/// the page holds tells whether there is a next one.
-pub(super) fn cut<T>(
-    mut found: Vec<T>,
-    limit: i64,
-    id: impl Fn(&T) -> ConnectionId,
-) -> (Vec<T>, Option<ConnectionId>) {
-    let has_more = found.len() as u64 > limit.unsigned_abs();
-    if has_more {
-        found.pop();
-    }
-    let next = found.last().filter(|_| has_more).map(id);
-    (found, next)
 }
 
 #[derive(Debug, Serialize)]
@@ -308,10 +285,10 @@ pub async fn list(
     Path(name): Path<String>,
     Query(page): Query<Page>,
 ) -> Result<axum::Json<Listed>, Problem> {
-    let limit = page.limit()?;
+    let (workspace, size) = (workspace(&name)?, page.size()?);
     let mut pg = control.pool.acquire().await?;
-    let found = connection::list(&mut pg, &workspace(&name)?, page.after, limit + 1).await?;
-    let (found, next) = cut(found, limit, |connection| connection.id);
+    let found = connection::list(&mut pg, &workspace, page.after, size.to_look_for()).await?;
+    let (found, next) = size.cut(found, |connection| connection.id);
     Ok(axum::Json(Listed {
         items: found.into_iter().map(Into::into).collect(),
         next,
@@ -340,6 +317,8 @@ pub async fn remove(
         .await?
         .partitions;
     let removed = db::in_tx(&control.pool, "remove_connection", |mut tx| async move {
+        // A placement that has seen the connection alive must not place it afterwards.
+        stream::lock(&mut tx).await?;
         let removed = connection::remove(&mut tx, of, id).await?;
         let mut told = Vec::new();
         if removed {

@@ -22,7 +22,7 @@ use super::{Control, installation};
 use crate::config::OwnershipConfig;
 use crate::metrics;
 use crate::placement::{Policy, Step, place};
-use crate::store::{StoreError, stream};
+use crate::store::{StoreError, status, stream};
 
 /// How soon to ask again while a stream is on its way from one publisher to another.
 const WHILE_MOVING: Duration = Duration::from_millis(500);
@@ -34,6 +34,7 @@ struct Answer {
     publisher_epoch: u64,
     ask_again: Duration,
     takers: u32,
+    say_again: Vec<ConnectionId>,
     version: String,
     streams: Option<Vec<StreamAssignment>>,
 }
@@ -49,7 +50,14 @@ pub async fn heartbeat(
     let answer = db::in_tx(&control.pool, "heartbeat", |tx| {
         answer(tx, &instance, &heartbeat, ownership)
     })
-    .await?;
+    .await?
+    .ok_or_else(|| {
+        let detail = format!(
+            "another process that goes by the name {instance:?} was started later: give each publisher \
+             a host name of its own"
+        );
+        Problem::new(StatusCode::CONFLICT, "publisher-superseded", detail)
+    })?;
     Ok(axum::Json(Assignment {
         partitions: installation.partitions,
         partition_max_bytes: installation.partition_max_bytes,
@@ -57,6 +65,7 @@ pub async fn heartbeat(
         lease_ms: millis(ownership.lease),
         ask_again_ms: millis(answer.ask_again),
         takers: answer.takers,
+        say_again: answer.say_again,
         version: answer.version,
         streams: answer.streams,
     }))
@@ -67,10 +76,13 @@ async fn answer(
     instance: &str,
     heartbeat: &Heartbeat,
     ownership: &OwnershipConfig,
-) -> Result<(Transaction<'static, Postgres>, Answer), StoreError> {
+) -> Result<(Transaction<'static, Postgres>, Option<Answer>), StoreError> {
     let pg = &mut *tx;
     stream::lock(pg).await?;
-    let publisher_epoch = stream::beat(pg, instance, heartbeat, ownership.lease).await?;
+    let beat = stream::beat(pg, instance, heartbeat, ownership.lease).await?;
+    let Some(publisher_epoch) = beat else {
+        return Ok((tx, None));
+    };
     stream::closed(pg, instance, &heartbeat.released).await?;
     stream::report(pg, instance, &heartbeat.reports, ownership.overlap).await?;
 
@@ -87,8 +99,8 @@ async fn answer(
             Step::AskBack { connection } => asked.push(connection),
         }
     }
-    stream::give(pg, &granted, None).await?;
-    stream::give(pg, &handed, Some(ownership.handover_limit)).await?;
+    stream::grant(pg, &granted).await?;
+    stream::hand_over(pg, &handed, ownership.handover_limit).await?;
     stream::ask_back(pg, &asked).await?;
     for (change, count) in [
         ("granted", granted.len()),
@@ -126,11 +138,12 @@ async fn answer(
     let answer = Answer {
         publisher_epoch,
         ask_again,
+        say_again: status::to_be_said_again(pg, instance).await?,
         takers: u32::try_from(takers.count()).unwrap_or(u32::MAX),
         version,
         streams,
     };
-    Ok((tx, answer))
+    Ok((tx, Some(answer)))
 }
 
 #[derive(Debug, Deserialize)]

@@ -8,7 +8,7 @@ use shared_model::control::StreamReport;
 use shared_model::{ConnectionId, SessionId};
 
 use super::Control;
-use super::connections::{Page, cut, workspace};
+use super::connections::{Page, workspace};
 use crate::store::stream::{self, StreamRow};
 
 /// A stream as shown.
@@ -92,10 +92,10 @@ pub async fn list(
     Path(name): Path<String>,
     Query(page): Query<Page>,
 ) -> Result<axum::Json<StreamPage>, Problem> {
-    let (workspace, limit) = (workspace(&name)?, page.limit()?);
+    let (workspace, size) = (workspace(&name)?, page.size()?);
     let mut pg = control.pool.acquire().await?;
-    let found = stream::list(&mut pg, &workspace, page.after, limit + 1).await?;
-    let (found, next) = cut(found, limit, |stream| stream.connection);
+    let found = stream::list(&mut pg, &workspace, page.after, size.to_look_for()).await?;
+    let (found, next) = size.cut(found, |stream| stream.connection);
     Ok(axum::Json(StreamPage {
         items: found.into_iter().map(Into::into).collect(),
         next,

@@ -127,20 +127,6 @@ pub async fn list(
     rows.into_iter().map(Connection::try_from).collect()
 }
 
-/// Every connection of kind `stream`, in the order of their ids.
-pub async fn streams(pg: &mut PgConnection) -> Result<Vec<Connection>, StoreError> {
-    let rows = sqlx::query_as!(
-        Row,
-        "SELECT connection, workspace, provider, kind, endpoint, credential, settings, created_at
-         FROM core.connection
-         WHERE kind = 'stream' AND removed_at IS NULL
-         ORDER BY connection",
-    )
-    .fetch_all(pg)
-    .await?;
-    rows.into_iter().map(Connection::try_from).collect()
-}
-
 /// Removes a connection; false if the workspace has none with this id.
 pub async fn remove(
     pg: &mut PgConnection,

@@ -79,3 +79,20 @@ pub(crate) fn unsigned(count: i64) -> u64 {
 pub(crate) fn small(number: i32) -> u32 {
     u32::try_from(number).unwrap_or_default()
 }
+
+/// The longest text that is kept of what somebody else wrote, in characters.
+const LONGEST_TEXT: usize = 1000;
+
+/// Somebody else's text as PostgreSQL can hold it: without NUL, and bounded.
+pub(crate) fn storable(text: &str) -> String {
+    text.chars()
+        .take(LONGEST_TEXT)
+        .map(|c| {
+            if c == '\0' {
+                char::REPLACEMENT_CHARACTER
+            } else {
+                c
+            }
+        })
+        .collect()
+}

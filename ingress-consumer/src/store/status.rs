@@ -8,7 +8,7 @@ use shared_model::{ConnectionId, ConnectionStatus, Provider, StatusReport, Works
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::{StoreError, unsigned};
+use super::{StoreError, storable, unsigned};
 
 /// A connection's status as it is now, and whose connection it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -79,13 +79,13 @@ pub async fn apply(
     let since: Vec<_> = reports.iter().map(|r| r.since).collect();
     let reasons: Vec<_> = reports
         .iter()
-        .map(|r| storable(r.reason.as_ref()))
+        .map(|r| r.reason.as_deref().map(storable))
         .collect();
-    let errors: Vec<_> = reports.iter().map(|r| storable(r.error.as_ref())).collect();
-    let owners: Vec<_> = reports
+    let errors: Vec<_> = reports
         .iter()
-        .map(|r| storable(Some(&r.owner)).unwrap_or_default())
+        .map(|r| r.error.as_deref().map(storable))
         .collect();
+    let owners: Vec<_> = reports.iter().map(|r| storable(&r.owner)).collect();
     let sessions: Vec<_> = reports.iter().map(|r| r.session.map(|s| s.0)).collect();
     let rates: Vec<_> = reports.iter().map(|r| r.frames_per_minute as i64).collect();
     let reconnects: Vec<_> = reports.iter().map(|r| r.reconnects as i64).collect();
@@ -142,7 +142,7 @@ pub async fn disown(pg: &mut PgConnection, grace: Duration) -> Result<Vec<Change
     let rows = sqlx::query_as!(
         Row,
         "UPDATE core.connection_status AS known
-         SET status = $1, since = now(), reason = 'unowned', error = NULL, frames_per_minute = 0,
+         SET status = $1, since = now(), reason = 'unowned', frames_per_minute = 0,
              revision = known.revision + 1
          FROM core.stream AS s
          WHERE s.connection = known.connection
@@ -158,6 +158,23 @@ pub async fn disown(pg: &mut PgConnection, grace: Duration) -> Result<Vec<Change
     .fetch_all(pg)
     .await?;
     rows.into_iter().map(Changed::try_from).collect()
+}
+
+/// The streams of `instance` of which it was said in its absence that nobody reads them.
+pub async fn to_be_said_again(
+    pg: &mut PgConnection,
+    instance: &str,
+) -> Result<Vec<ConnectionId>, sqlx::Error> {
+    let connections = sqlx::query_scalar!(
+        "SELECT known.connection
+         FROM core.connection_status AS known
+         JOIN core.stream AS s USING (connection)
+         WHERE known.reason = 'unowned' AND s.owner = $1",
+        instance,
+    )
+    .fetch_all(pg)
+    .await?;
+    Ok(connections.into_iter().map(ConnectionId).collect())
 }
 
 /// Forgets how a removed connection was doing; returns what to tell others, if anything was known.
@@ -178,9 +195,4 @@ pub async fn remove(
     .fetch_optional(pg)
     .await?;
     row.map(Changed::try_from).transpose()
-}
-
-/// PostgreSQL's text holds no NUL.
-fn storable(text: Option<&String>) -> Option<String> {
-    text.map(|text| text.replace('\0', "\u{fffd}"))
 }

@@ -13,7 +13,7 @@ use shared_model::{ConnectionId, Provider, WorkspaceId};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::{StoreError, unsigned};
+use super::{StoreError, storable, unsigned};
 use crate::placement::{PublisherView, StreamView};
 
 /// What a provider sent only to the socket before is read from that one within this time.
@@ -30,27 +30,35 @@ pub async fn lock(pg: &mut PgConnection) -> Result<(), sqlx::Error> {
 }
 
 /// Notes that `instance` is alive for another `lease`, with everything that it owns; returns its
-/// epoch. What an earlier start of it owned is free.
+/// epoch. What an earlier start of it owned is free. None if it was superseded: a process that goes
+/// by the same name was started later and has been heard of.
 pub async fn beat(
     pg: &mut PgConnection,
     instance: &str,
     heartbeat: &Heartbeat,
     lease: Duration,
-) -> Result<u64, sqlx::Error> {
-    let before = sqlx::query_scalar!(
-        "SELECT incarnation FROM core.publisher WHERE instance = $1",
+) -> Result<Option<u64>, sqlx::Error> {
+    let before = sqlx::query!(
+        "SELECT incarnation, superseded FROM core.publisher WHERE instance = $1",
         instance,
     )
     .fetch_optional(&mut *pg)
     .await?;
-    if before.is_some_and(|before| before != heartbeat.incarnation) {
-        release_all(pg, instance).await?;
+    if let Some(before) = before {
+        if before.superseded == Some(heartbeat.incarnation) {
+            return Ok(None);
+        }
+        if before.incarnation != heartbeat.incarnation {
+            release_all(pg, instance).await?;
+        }
     }
     let epoch = sqlx::query_scalar!(
         "INSERT INTO core.publisher AS known (instance, incarnation, capacity, draining, lease_until)
          VALUES ($1, $2, $3, $4, now() + make_interval(secs => $5))
          ON CONFLICT (instance) DO UPDATE
          SET incarnation = EXCLUDED.incarnation,
+             superseded = CASE WHEN known.incarnation = EXCLUDED.incarnation
+                               THEN known.superseded ELSE known.incarnation END,
              epoch = CASE WHEN known.incarnation = EXCLUDED.incarnation
                           THEN known.epoch ELSE EXCLUDED.epoch END,
              started_at = CASE WHEN known.incarnation = EXCLUDED.incarnation
@@ -84,7 +92,7 @@ pub async fn beat(
     )
     .execute(pg)
     .await?;
-    Ok(unsigned(epoch))
+    Ok(Some(unsigned(epoch)))
 }
 
 /// Frees everything that `instance` reads.
@@ -97,7 +105,7 @@ pub async fn release_all(pg: &mut PgConnection, instance: &str) -> Result<(), sq
     .await?;
     sqlx::query!(
         "UPDATE core.stream
-         SET outgoing = NULL, outgoing_epoch = NULL, outgoing_until = NULL
+         SET outgoing = NULL, outgoing_epoch = NULL, outgoing_until = NULL, asked_back = false
          WHERE outgoing = $1",
         instance,
     )
@@ -145,7 +153,7 @@ pub async fn closed(
         .collect();
     sqlx::query!(
         "UPDATE core.stream
-         SET outgoing = NULL, outgoing_epoch = NULL, outgoing_until = NULL
+         SET outgoing = NULL, outgoing_epoch = NULL, outgoing_until = NULL, asked_back = false
          FROM UNNEST($2::uuid[], $3::bigint[]) AS closed (connection, epoch)
          WHERE core.stream.connection = closed.connection
            AND outgoing = $1
@@ -185,6 +193,11 @@ pub async fn report(
         .collect();
     let contents: Vec<_> = reports
         .iter()
+        .map(|report| StreamReport {
+            last_error: report.last_error.as_deref().map(storable),
+            paused: report.paused.as_deref().map(storable),
+            ..report.clone()
+        })
         .map(|report| serde_json::to_value(report).unwrap_or_default())
         .collect();
     sqlx::query!(
@@ -233,7 +246,8 @@ pub async fn views(pg: &mut PgConnection) -> Result<Vec<StreamView>, sqlx::Error
         r#"SELECT c.connection,
                   c.settings ->> 'handover' = 'exclusive' AS exclusive,
                   CASE WHEN s.lease_until > now() THEN s.owner END AS owner,
-                  CASE WHEN s.outgoing_until > now() THEN s.outgoing END AS outgoing
+                  CASE WHEN s.outgoing_until > now() THEN s.outgoing END AS outgoing,
+                  s.asked_back AS "asked_back?"
            FROM core.connection AS c
            LEFT JOIN core.stream AS s USING (connection)
            WHERE c.kind = 'stream' AND c.removed_at IS NULL
@@ -250,27 +264,34 @@ pub async fn views(pg: &mut PgConnection) -> Result<Vec<StreamView>, sqlx::Error
         },
         owner: row.owner,
         outgoing: row.outgoing,
+        asked_back: row.asked_back == Some(true),
     });
     Ok(views.collect())
 }
 
-/// Gives each stream a new owner, under a new epoch. Where the owner before reads on beside it, that
-/// one has `handover` to let go.
-pub async fn give(
+/// How many rows of `core.session` are looked at for when a connection was last heard from: more than
+/// its latest sessions have in all partitions.
+const LATEST_SESSIONS: i64 = 64;
+
+/// Gives each stream, which nobody reads, a new owner under a new epoch.
+pub async fn grant(
     pg: &mut PgConnection,
-    given: &[(ConnectionId, String)],
-    handover: Option<Duration>,
+    granted: &[(ConnectionId, String)],
 ) -> Result<(), sqlx::Error> {
-    if given.is_empty() {
+    if granted.is_empty() {
         return Ok(());
     }
-    let connections: Vec<_> = given.iter().map(|(connection, _)| connection.0).collect();
-    let owners: Vec<_> = given.iter().map(|(_, owner)| owner.clone()).collect();
+    let (connections, owners) = columns(granted);
     // The lease ends with what is known of the publisher's life: it hears of it with its next heartbeat.
     sqlx::query!(
         "INSERT INTO core.stream AS s (connection, epoch, owner, lease_until, heard_until)
          SELECT given.connection, 1, given.owner, p.lease_until,
-                (SELECT max(last_at) FROM core.session WHERE core.session.connection = given.connection)
+                (SELECT max(latest.last_at)
+                 FROM (SELECT last_at
+                       FROM core.session
+                       WHERE core.session.connection = given.connection
+                       ORDER BY session DESC
+                       LIMIT $3) AS latest)
          FROM UNNEST($1::uuid[], $2::text[]) AS given (connection, owner)
          JOIN core.publisher AS p ON p.instance = given.owner
          ON CONFLICT (connection) DO UPDATE
@@ -278,19 +299,58 @@ pub async fn give(
              owner = EXCLUDED.owner,
              lease_until = EXCLUDED.lease_until,
              heard_until = EXCLUDED.heard_until,
-             outgoing = CASE WHEN $3::float8 IS NULL THEN NULL ELSE s.owner END,
-             outgoing_epoch = CASE WHEN $3 IS NULL OR s.owner IS NULL THEN NULL ELSE s.epoch END,
-             outgoing_until = CASE WHEN $3 IS NULL OR s.owner IS NULL THEN NULL
-                                   ELSE now() + make_interval(secs => $3) END,
-             report = NULL,
-             reported_at = NULL",
+             outgoing = NULL, outgoing_epoch = NULL, outgoing_until = NULL, asked_back = false,
+             report = NULL, reported_at = NULL",
         &connections,
         &owners,
-        handover.map(|limit| limit.as_secs_f64()),
+        LATEST_SESSIONS,
     )
     .execute(pg)
     .await?;
     Ok(())
+}
+
+/// Gives each stream a new owner, under a new epoch, beside the one that reads it. That one has
+/// `limit` to let go; nothing is missed as long as it reads, so there is no gap to close.
+pub async fn hand_over(
+    pg: &mut PgConnection,
+    handed: &[(ConnectionId, String)],
+    limit: Duration,
+) -> Result<(), sqlx::Error> {
+    if handed.is_empty() {
+        return Ok(());
+    }
+    let (connections, owners) = columns(handed);
+    // Where the last successor was lost before it was subscribed, the one before it is who reads.
+    sqlx::query!(
+        "UPDATE core.stream AS s
+         SET epoch = s.epoch + 1,
+             owner = given.owner,
+             lease_until = p.lease_until,
+             heard_until = NULL,
+             outgoing = CASE WHEN s.outgoing_until > now() THEN s.outgoing ELSE s.owner END,
+             outgoing_epoch = CASE WHEN s.outgoing_until > now() THEN s.outgoing_epoch ELSE s.epoch END,
+             outgoing_until = now() + make_interval(secs => $3),
+             report = NULL,
+             reported_at = NULL
+         FROM UNNEST($1::uuid[], $2::text[]) AS given (connection, owner)
+         JOIN core.publisher AS p ON p.instance = given.owner
+         WHERE s.connection = given.connection
+           AND (s.outgoing_until > now() OR s.owner IS NOT NULL)",
+        &connections,
+        &owners,
+        limit.as_secs_f64(),
+    )
+    .execute(pg)
+    .await?;
+    Ok(())
+}
+
+fn columns(given: &[(ConnectionId, String)]) -> (Vec<Uuid>, Vec<String>) {
+    let given = given.iter().cloned();
+    given
+        .map(|(connection, owner)| (connection.0, owner))
+        .unzip()
 }
 
 /// Takes each stream from its owner, who has to close it before its lease ends.
@@ -304,7 +364,7 @@ pub async fn ask_back(
     let connections: Vec<_> = connections.iter().map(|connection| connection.0).collect();
     sqlx::query!(
         "UPDATE core.stream
-         SET outgoing = owner, outgoing_epoch = epoch, outgoing_until = lease_until,
+         SET outgoing = owner, outgoing_epoch = epoch, outgoing_until = lease_until, asked_back = true,
              owner = NULL, lease_until = NULL
          WHERE connection = ANY($1) AND owner IS NOT NULL",
         &connections,
@@ -326,7 +386,7 @@ pub async fn assigned(
            UNION ALL
            SELECT connection, outgoing_epoch
            FROM core.stream
-           WHERE outgoing = $1 AND outgoing_until > now() AND owner IS NOT NULL
+           WHERE outgoing = $1 AND outgoing_until > now() AND NOT asked_back
            ORDER BY 1"#,
         instance,
     )

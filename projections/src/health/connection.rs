@@ -3,7 +3,7 @@
 use axum::Json;
 use axum::extract::State;
 use chrono::{DateTime, Utc};
-use runtime::http::{Path, Problem, Query};
+use runtime::http::{PageSize, Path, Problem, Query};
 use serde::{Deserialize, Serialize};
 use shared_model::event::ConnectionStatusChanged;
 use shared_model::{ConnectionId, ConnectionStatus, WorkspaceId};
@@ -12,9 +12,6 @@ use uuid::Uuid;
 
 use crate::ConnectionChange;
 use crate::api;
-
-const PAGE: i64 = 100;
-const LARGEST_PAGE: i64 = 1000;
 
 /// Keeps what `changes` say, at most one a connection, where it is news; returns how many were.
 pub(super) async fn upsert(
@@ -51,8 +48,7 @@ pub(super) async fn upsert(
         ON CONFLICT (workspace, connection) DO UPDATE
         SET provider = excluded.provider, revision = excluded.revision, status = excluded.status,
             since = excluded.since, reason = excluded.reason,
-            -- What went wrong last stays to be seen while all is well again.
-            last_error = COALESCE(excluded.last_error, stored.last_error),
+            last_error = excluded.last_error,
             owner = excluded.owner, epoch = excluded.epoch,
             frames_per_minute = excluded.frames_per_minute, reconnects = excluded.reconnects,
             removed = excluded.removed
@@ -121,12 +117,8 @@ pub(super) async fn list(
     Query(page): Query<Page>,
 ) -> Result<Json<Listed>, Problem> {
     let workspace = api::workspace(workspace)?;
-    let limit = page.limit.unwrap_or(PAGE);
-    if !(1..=LARGEST_PAGE).contains(&limit) {
-        let detail = format!("limit is {limit}; write a number from 1 to {LARGEST_PAGE}");
-        return Err(Problem::bad_request("invalid-limit", detail));
-    }
-    let mut items = sqlx::query_as!(
+    let size = PageSize::asked(page.limit)?;
+    let found = sqlx::query_as!(
         ConnectionHealth,
         "
         SELECT connection, provider, status, since, reason, last_error, owner, epoch,
@@ -138,19 +130,11 @@ pub(super) async fn list(
         ",
         workspace.as_str(),
         page.after,
-        limit + 1,
+        size.to_look_for(),
     )
     .fetch_all(&pool)
     .await?;
-    // One more than the page holds tells whether there is a next one.
-    let has_more = items.len() as u64 > limit.unsigned_abs();
-    if has_more {
-        items.pop();
-    }
-    let next = items
-        .last()
-        .filter(|_| has_more)
-        .map(|last| last.connection);
+    let (items, next) = size.cut(found, |health| health.connection);
     Ok(Json(Listed { items, next }))
 }
 

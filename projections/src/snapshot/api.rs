@@ -9,7 +9,7 @@ use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use chrono::{DateTime, Utc};
 use runtime::clock;
-use runtime::http::{Path, Problem, Query};
+use runtime::http::{PageSize, Path, Problem, Query};
 use serde::{Deserialize, Serialize};
 use shared_model::VehicleId;
 use shared_model::event::PublishedReading;
@@ -18,9 +18,6 @@ use sqlx::PgPool;
 use super::fold::Snapshot;
 use super::store;
 use crate::api;
-
-const DEFAULT_LIMIT: u32 = 100;
-const MOST: u32 = 1000;
 
 /// The routes, answered from `pool`.
 pub(super) fn routes(pool: PgPool) -> Router {
@@ -64,7 +61,7 @@ fn age(last_received_at: DateTime<Utc>, now: DateTime<Utc>) -> f64 {
 
 #[derive(Debug, Deserialize)]
 struct PageQuery {
-    limit: Option<u32>,
+    limit: Option<i64>,
     after: Option<String>,
 }
 
@@ -97,27 +94,12 @@ async fn list(
     Query(query): Query<PageQuery>,
 ) -> Result<Json<PageAnswer>, Problem> {
     let workspace = api::workspace(workspace)?;
-    let limit = query.limit.unwrap_or(DEFAULT_LIMIT);
-    if !(1..=MOST).contains(&limit) {
-        let detail = format!("limit is {limit}; write a number from 1 to {MOST}");
-        return Err(Problem::bad_request("invalid-limit", detail));
-    }
+    let size = PageSize::asked(query.limit)?;
     let after = query.after.as_deref().map(from_cursor).transpose()?;
     let mut connection = pool.acquire().await?;
-    // One more tells whether there is a next page.
-    let mut found = store::list(
-        &mut connection,
-        &workspace,
-        after.as_ref(),
-        i64::from(limit) + 1,
-    )
-    .await?;
-    let next = if found.len() > limit as usize {
-        found.truncate(limit as usize);
-        found.last().map(|(vehicle, _)| to_cursor(vehicle))
-    } else {
-        None
-    };
+    let look_for = size.to_look_for();
+    let found = store::list(&mut connection, &workspace, after.as_ref(), look_for).await?;
+    let (found, next) = size.cut(found, |(vehicle, _)| to_cursor(vehicle));
     let now = clock::now();
     let items = found
         .into_iter()

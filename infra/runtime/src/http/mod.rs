@@ -3,6 +3,7 @@
 //! Every error is an RFC 9457 problem, those of the framework included.
 
 mod extract;
+mod page;
 mod problem;
 mod readiness;
 
@@ -17,6 +18,7 @@ use axum::routing::get;
 use tokio::net::TcpListener;
 
 pub use extract::{Json, Path, Query};
+pub use page::PageSize;
 pub use problem::Problem;
 pub use readiness::{Check, Readiness};
 
