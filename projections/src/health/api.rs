@@ -9,7 +9,8 @@ use serde::Serialize;
 use serde_json::Number;
 use sqlx::PgPool;
 
-use super::connection;
+use super::connection_api;
+use super::connection_store as connection;
 use super::freshness::{Freshness, Limits};
 use super::store::{self, Count};
 use crate::api;
@@ -32,18 +33,7 @@ pub(super) fn routes(pool: PgPool, limits: Limits) -> Router {
             pool: pool.clone(),
             limits,
         })
-        .merge(
-            Router::new()
-                .route(
-                    "/v1/workspaces/{workspace}/health/connections",
-                    get(connection::list),
-                )
-                .route(
-                    "/v1/workspaces/{workspace}/health/connections/{connection}",
-                    get(connection::find),
-                )
-                .with_state(pool),
-        )
+        .merge(connection_api::routes(pool))
 }
 
 /// A vehicle's health as answered.

@@ -59,7 +59,7 @@ impl Change for Heard {
                 .into_iter()
                 .map(|seen| (seen.vehicle, Self::received(seen.last_received_at)))
                 .collect(),
-            // Not about a vehicle; see `connection`.
+            // Not about a vehicle; see `connection_store`.
             Fact::ConnectionStatusChanged(_) => Vec::new(),
         })
     }

@@ -10,7 +10,8 @@
 
 mod api;
 mod config;
-mod connection;
+mod connection_api;
+mod connection_store;
 mod fold;
 mod freshness;
 mod store;
@@ -23,7 +24,7 @@ use shared_model::topology::{self, Subscriber};
 use sqlx::PgPool;
 
 pub use config::{FreshnessConfig, HealthConfig};
-pub use connection::ConnectionHealth;
+pub use connection_store::ConnectionHealth;
 pub use fold::Heard;
 pub use freshness::{Freshness, Judgement, Limits, Run, freshness_at};
 
@@ -94,7 +95,7 @@ impl Projection for HealthProjection {
             &self.pool,
             "health_apply_connections",
             |mut transaction| async move {
-                let written = connection::upsert(&mut transaction, changes).await?;
+                let written = connection_store::upsert(&mut transaction, changes).await?;
                 Ok::<_, sqlx::Error>((transaction, written))
             },
         )

@@ -1,17 +1,13 @@
-//! How connections are doing: what events say, stored and answered.
+//! SQL of the table `health.connection`: how connections are doing.
 
-use axum::Json;
-use axum::extract::State;
 use chrono::{DateTime, Utc};
-use runtime::http::{PageSize, Path, Problem, Query};
 use serde::{Deserialize, Serialize};
 use shared_model::event::ConnectionStatusChanged;
 use shared_model::{ConnectionId, ConnectionStatus, WorkspaceId};
-use sqlx::{PgConnection, PgPool};
+use sqlx::PgConnection;
 use uuid::Uuid;
 
 use crate::ConnectionChange;
-use crate::api;
 
 /// Keeps what `changes` say, at most one a connection, where it is news; returns how many were.
 pub(super) async fn upsert(
@@ -98,27 +94,14 @@ pub struct ConnectionHealth {
     pub reconnects: i64,
 }
 
-#[derive(Debug, Serialize)]
-pub(super) struct Listed {
-    items: Vec<ConnectionHealth>,
-    next: Option<Uuid>,
-}
-
-#[derive(Debug, Deserialize)]
-pub(super) struct Page {
-    limit: Option<i64>,
-    after: Option<Uuid>,
-}
-
-/// `GET /v1/workspaces/{workspace}/health/connections`
+/// A workspace's connections in the order of their ids, after the one given.
 pub(super) async fn list(
-    State(pool): State<PgPool>,
-    Path(workspace): Path<String>,
-    Query(page): Query<Page>,
-) -> Result<Json<Listed>, Problem> {
-    let workspace = api::workspace(workspace)?;
-    let size = PageSize::asked(page.limit)?;
-    let found = sqlx::query_as!(
+    connection: &mut PgConnection,
+    workspace: &WorkspaceId,
+    after: Option<Uuid>,
+    limit: i64,
+) -> Result<Vec<ConnectionHealth>, sqlx::Error> {
+    sqlx::query_as!(
         ConnectionHealth,
         "
         SELECT connection, provider, status, since, reason, last_error, owner, epoch,
@@ -129,22 +112,20 @@ pub(super) async fn list(
         LIMIT $3
         ",
         workspace.as_str(),
-        page.after,
-        size.to_look_for(),
+        after,
+        limit,
     )
-    .fetch_all(&pool)
-    .await?;
-    let (items, next) = size.cut(found, |health| health.connection);
-    Ok(Json(Listed { items, next }))
+    .fetch_all(connection)
+    .await
 }
 
-/// `GET /v1/workspaces/{workspace}/health/connections/{connection}`
+/// One connection, if anything was heard of it and it was not removed.
 pub(super) async fn find(
-    State(pool): State<PgPool>,
-    Path((workspace, id)): Path<(String, ConnectionId)>,
-) -> Result<Json<ConnectionHealth>, Problem> {
-    let workspace = api::workspace(workspace)?;
-    let found = sqlx::query_as!(
+    connection: &mut PgConnection,
+    workspace: &WorkspaceId,
+    id: ConnectionId,
+) -> Result<Option<ConnectionHealth>, sqlx::Error> {
+    sqlx::query_as!(
         ConnectionHealth,
         "
         SELECT connection, provider, status, since, reason, last_error, owner, epoch,
@@ -155,12 +136,8 @@ pub(super) async fn find(
         workspace.as_str(),
         id.0,
     )
-    .fetch_optional(&pool)
-    .await?;
-    found.map(Json).ok_or_else(|| {
-        let detail = format!("nothing was heard of a connection {id} in workspace {workspace}");
-        Problem::not_found("connection-not-found", detail)
-    })
+    .fetch_optional(connection)
+    .await
 }
 
 /// A workspace's connections by status.
