@@ -217,9 +217,10 @@ impl Segments {
         let Some(newest) = self.entries.back_mut() else {
             return;
         };
-        newest.writable = false;
+        // One of an earlier run that could not be opened yet has no known contents, but has some.
+        let is_ours = std::mem::replace(&mut newest.writable, false);
         newest.open = None;
-        if newest.contents == Contents::default() {
+        if is_ours && newest.contents == Contents::default() {
             let path = segment_path(&self.directory, newest.number);
             self.entries.pop_back();
             remove(&path);

@@ -143,6 +143,36 @@ fn a_full_spool_takes_nothing_until_something_left() {
 }
 
 #[test]
+fn a_segment_that_cannot_be_opened_yet_is_kept_when_nothing_can_be_written_either() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut segments, _) = open(folder.path(), u64::MAX, u64::MAX);
+    append(&mut segments, 0..3).unwrap();
+    drop(segments);
+    // A link to itself cannot be opened, for a reason that is not the file's.
+    let unusable = |path: &Path| std::os::unix::fs::symlink(path, path).unwrap();
+    let (path, next) = (
+        slot::segment_path(folder.path(), 1),
+        slot::segment_path(folder.path(), 2),
+    );
+    let aside = folder.path().join("aside");
+    fs::rename(&path, &aside).unwrap();
+    unusable(&path);
+    let (mut segments, _) = open(folder.path(), u64::MAX, u64::MAX);
+    unusable(&next);
+    for _ in 0..2 {
+        assert!(matches!(
+            append(&mut segments, 3..4),
+            Err(AppendError::Failed(_))
+        ));
+    }
+    assert!(path.is_symlink(), "it is not removed");
+    fs::rename(&aside, &path).unwrap();
+    fs::remove_file(&next).unwrap();
+    append(&mut segments, 3..4).unwrap();
+    assert_eq!(drain(&mut segments), [0, 1, 2, 3]);
+}
+
+#[test]
 fn garbage_is_set_aside_and_the_rest_is_read() {
     for garbage in [
         b"this is no database".to_vec(),
