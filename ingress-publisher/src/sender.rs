@@ -242,6 +242,8 @@ where
                 return Ok(Turn::Done);
             }
             let broker = self.broker.clone();
+            // Once it has passed, what is left is what the disk does not take: that is awaited.
+            let ending = end.filter(|end| *end > Instant::now());
             let queue = &mut self.queue;
             let take = async {
                 sleep_until(take_at).await;
@@ -249,6 +251,7 @@ where
             };
             tokio::select! {
                 biased;
+                () = self.broker.let_go.cancelled() => return self.let_go(state, backlog).await,
                 Some(drained) = draining.join_next() => {
                     let Drained { confirmed, trouble } = unwind(drained);
                     if of_backlog {
@@ -307,8 +310,7 @@ where
                     }
                 }
                 () = sleep_until(write_at), if !backlog.is_empty() && !of_backlog => {}
-                () = async { sleep_until(end.unwrap_or(publish_at)).await }, if end.is_some() => {}
-                () = self.broker.let_go.cancelled() => return self.let_go(state, backlog).await,
+                () = sleep_until(ending.unwrap_or(publish_at)), if ending.is_some() => {}
             }
         }
     }
