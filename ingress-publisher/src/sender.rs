@@ -198,6 +198,10 @@ where
             let listens = !closed && trouble.is_none() && ready.is_empty();
             tokio::select! {
                 biased;
+                // What is on its way is let go of, too, and then all of it is put on the disk.
+                () = self.broker.let_go.cancelled(), if trouble.is_none() => {
+                    trouble = Some(Trouble::Away);
+                }
                 Some((outcome, number, load)) = in_flight.next() => {
                     if let Some(outcome) = outcome {
                         trouble = Some(outcome);

@@ -255,6 +255,19 @@ async fn a_hard_stop_puts_what_is_on_its_way_on_the_disk() {
 }
 
 #[tokio::test]
+async fn a_hard_stop_ends_a_sender_that_has_nothing_to_do() {
+    let (_folder, config) = spool();
+    let answers = Answers::new(Outcome::Confirmed);
+    let running = start(&config, answers.publish());
+    running.submit(1, None).await;
+    eventually(async || (answers.numbers() == [1]).then_some(())).await;
+    // The window stays open: only the stop can end it.
+    running.let_go.cancel();
+    assert_eq!(within(running.task).await.unwrap(), Ok(()));
+    assert!(!spooled(&config));
+}
+
+#[tokio::test]
 async fn a_stop_whose_time_is_over_waits_for_room_and_hears_a_hard_stop() {
     let (_folder, mut config) = spool();
     config.max_bytes = 2000;
