@@ -15,6 +15,9 @@ pub use backfill::BackfillConfig;
 
 /// A stop may take 25 s in all.
 const LONGEST_DRAIN: Duration = Duration::from_secs(22);
+/// An envelope reports that many ranges of replaced numbers (`MOST_CONFLATED`). Each ends at a frame that
+/// is sent; with more frames than that in an envelope, ranges could pile up.
+const MOST_ENVELOPE_FRAMES: u32 = 1000;
 const SMALLEST_SPOOL: u64 = 1024 * 1024;
 const LARGEST_SPOOL: u64 = 1 << 50;
 
@@ -250,8 +253,11 @@ impl WindowConfig {
     fn validate(&self, problems: &mut Problems) {
         at_least_one("window.max_bytes", self.max_bytes, problems);
         at_least_one("window.in_flight", self.in_flight, problems);
-        let frames = self.max_envelope_frames;
-        at_least_one("window.max_envelope_frames", frames, problems);
+        if !(1..=MOST_ENVELOPE_FRAMES).contains(&self.max_envelope_frames) {
+            let fix = "write a number from 1 to 1000";
+            let frames = &self.max_envelope_frames;
+            problems.add("window.max_envelope_frames", frames, fix);
+        }
         let bytes = self.max_envelope_bytes;
         at_least_one("window.max_envelope_bytes", bytes, problems);
     }
@@ -299,6 +305,7 @@ mod tests {
         config.backfill.requests_per_second = 0;
         config.window.in_flight = 0;
         config.window.max_bytes = 10;
+        config.window.max_envelope_frames = 1001;
         config.spool.directory = String::new();
         config.spool.max_bytes = 1;
         assert_eq!(
@@ -313,6 +320,7 @@ mod tests {
                 "spool.directory",
                 "spool.max_bytes",
                 "window.in_flight",
+                "window.max_envelope_frames",
                 "window.max_bytes"
             ]
         );

@@ -198,6 +198,10 @@ where
             let listens = !closed && trouble.is_none() && ready.is_empty();
             tokio::select! {
                 biased;
+                // What is on its way is let go of, too, and then all of it is put on the disk.
+                () = self.broker.let_go.cancelled(), if trouble.is_none() => {
+                    trouble = Some(Trouble::Away);
+                }
                 Some((outcome, number, load)) = in_flight.next() => {
                     if let Some(outcome) = outcome {
                         trouble = Some(outcome);
@@ -242,6 +246,8 @@ where
                 return Ok(Turn::Done);
             }
             let broker = self.broker.clone();
+            // Once it has passed, what is left is what the disk does not take: that is awaited.
+            let ending = end.filter(|end| *end > Instant::now());
             let queue = &mut self.queue;
             let take = async {
                 sleep_until(take_at).await;
@@ -249,6 +255,7 @@ where
             };
             tokio::select! {
                 biased;
+                () = self.broker.let_go.cancelled() => return self.let_go(state, backlog).await,
                 Some(drained) = draining.join_next() => {
                     let Drained { confirmed, trouble } = unwind(drained);
                     if of_backlog {
@@ -307,8 +314,7 @@ where
                     }
                 }
                 () = sleep_until(write_at), if !backlog.is_empty() && !of_backlog => {}
-                () = async { sleep_until(end.unwrap_or(publish_at)).await }, if end.is_some() => {}
-                () = self.broker.let_go.cancelled() => return self.let_go(state, backlog).await,
+                () = sleep_until(ending.unwrap_or(publish_at)), if ending.is_some() => {}
             }
         }
     }

@@ -255,6 +255,72 @@ async fn a_hard_stop_puts_what_is_on_its_way_on_the_disk() {
 }
 
 #[tokio::test]
+async fn a_hard_stop_ends_a_sender_that_has_nothing_to_do() {
+    let (_folder, config) = spool();
+    let answers = Answers::new(Outcome::Confirmed);
+    let running = start(&config, answers.publish());
+    running.submit(1, None).await;
+    eventually(async || (answers.numbers() == [1]).then_some(())).await;
+    // The window stays open: only the stop can end it.
+    running.let_go.cancel();
+    assert_eq!(within(running.task).await.unwrap(), Ok(()));
+    assert!(!spooled(&config));
+}
+
+#[tokio::test]
+async fn a_stop_whose_time_is_over_waits_for_room_and_hears_a_hard_stop() {
+    let (_folder, mut config) = spool();
+    config.max_bytes = 2000;
+    let answers = Answers::new(Outcome::Confirmed);
+    let running = start(&config, answers.publish());
+    running.link.send_replace(LinkState::Away);
+    running.submit(1, None).await;
+    eventually(async || spooled(&config).then_some(())).await;
+    // It waits to be replaced, and then the spool has no room for it.
+    let topic = Topic {
+        device: "bus-1".into(),
+        label: "soc".into(),
+    };
+    let (attributes, frame) = (
+        Arc::clone(&running.attributes),
+        testing::frame(2, &[b'x'; 5000]),
+    );
+    let submitted = running
+        .source
+        .submit(0, attributes, frame, Some(topic), &running.let_go);
+    submitted.await.unwrap();
+    let waits = running.window.board().source();
+    let _pause = waits.begin(0);
+    let Running {
+        window,
+        source,
+        link: _link,
+        let_go,
+        task,
+        ..
+    } = running;
+    drop((window, source));
+    eventually(async || (waits.paused() == Some(PauseReason::SpoolFull)).then_some(())).await;
+    // The clock now moves only while nobody has anything to do.
+    tokio::time::pause();
+    let (finished, watched) = std::sync::mpsc::channel::<()>();
+    let (alarm, spins) = tokio::sync::oneshot::channel::<()>();
+    std::thread::spawn(move || {
+        let _alarm = alarm;
+        // Nothing is ever sent: it ends with the test, or because that takes too long.
+        assert!(watched.recv_timeout(Duration::from_secs(10)).is_err());
+    });
+    tokio::select! {
+        () = tokio::time::sleep(LAST_DRAIN * 2) => {}
+        _ = spins => panic!("it never rests"),
+    }
+    drop(finished);
+    tokio::time::resume();
+    let_go.cancel();
+    assert_eq!(within(task).await.unwrap(), Err(Stopped));
+}
+
+#[tokio::test]
 async fn a_full_spool_fills_the_window_and_a_hard_stop_says_what_it_lets_go() {
     let (_folder, mut config) = spool();
     config.max_bytes = 100;

@@ -41,8 +41,14 @@ impl SegmentError {
         let Self::Store(error) = self else {
             return false;
         };
-        matches!(&**error, redb::Error::Io(error)
-            if ![InvalidData, NotFound, UnexpectedEof].contains(&error.kind()))
+        match &**error {
+            redb::Error::Io(error) => {
+                ![InvalidData, NotFound, UnexpectedEof].contains(&error.kind())
+            }
+            // After one failure the store refuses everything until the file is opened again.
+            redb::Error::PreviousIo => true,
+            _ => false,
+        }
     }
 }
 
@@ -116,6 +122,19 @@ impl Segment {
                 contents,
             })
         })
+    }
+
+    /// The segment at `path`, read and written by `backend`.
+    #[cfg(test)]
+    pub(super) fn over(path: &Path, backend: impl redb::StorageBackend) -> Self {
+        let mut builder = Database::builder();
+        // Each read is one of the backend.
+        let database = builder.set_cache_size(0).create_with_backend(backend);
+        Self {
+            path: path.to_owned(),
+            database: Some(database.unwrap()),
+            contents: Contents::default(),
+        }
     }
 
     /// What it holds.

@@ -2,7 +2,8 @@
 //!
 //! A segment that was read to its end is deleted. One that is damaged is set aside under another name,
 //! with one error in the log, and the next one is gone on with; of a segment whose records alone are
-//! damaged, the good ones are still read first.
+//! damaged, the good ones are still read first. Trouble that may pass is waited out, but one file cannot
+//! keep those behind it for ever.
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
@@ -16,6 +17,11 @@ use super::segment::{Contents, Segment, SegmentError};
 use super::slot::{self, DAMAGED, segment_path};
 use crate::metrics;
 use crate::parcel::Parcel;
+
+/// How often in a row an open segment may fail to be read, for a reason that may pass, before it is set
+/// aside: minutes, since its reader waits up to 2 s in between. What keeps it from being opened (no
+/// file handles, a full disk) is not its own fault and is waited out.
+const MOST_FAILURES: u32 = 200;
 
 /// The segments of one partition.
 #[derive(Debug)]
@@ -40,6 +46,8 @@ struct Entry {
     /// Whether this run made it and could write it so far.
     writable: bool,
     damaged: bool,
+    /// How often in a row it could not be read although it was open.
+    failures: u32,
 }
 
 /// A parcel that was read.
@@ -152,13 +160,18 @@ impl Segments {
             match read {
                 Ok(records) if records.is_empty() => self.finish_oldest(),
                 Ok(records) => {
+                    self.entries[0].failures = 0;
                     let stored = self.decode(&records);
                     if !stored.is_empty() {
                         return Ok(stored);
                     }
                 }
-                Err(error) if error.is_passing() => return Err(error),
-                Err(error) => self.set_aside(0, &error),
+                Err(error) => {
+                    if error.is_passing() && self.entries[0].failed() < MOST_FAILURES {
+                        return Err(error);
+                    }
+                    self.set_aside(0, &error);
+                }
             }
         }
         self.depth.oldest(self.partition, None);
@@ -185,7 +198,9 @@ impl Segments {
     }
 
     fn write(&mut self, records: &[Vec<u8>]) -> Result<(), SegmentError> {
-        let is_writable = |entry: &Entry| entry.writable && entry.contents.bytes < self.rotate_at;
+        let is_writable = |entry: &Entry| {
+            entry.writable && entry.open.is_some() && entry.contents.bytes < self.rotate_at
+        };
         if !self.entries.back().is_some_and(is_writable) {
             let segment = Segment::create(&segment_path(&self.directory, self.next_number))?;
             slot::sync(&self.directory).map_err(redb::Error::from)?;
@@ -217,9 +232,10 @@ impl Segments {
         let Some(newest) = self.entries.back_mut() else {
             return;
         };
-        newest.writable = false;
+        // One of an earlier run that could not be opened yet has no known contents, but has some.
+        let is_ours = std::mem::replace(&mut newest.writable, false);
         newest.open = None;
-        if newest.contents == Contents::default() {
+        if is_ours && newest.contents == Contents::default() {
             let path = segment_path(&self.directory, newest.number);
             self.entries.pop_back();
             remove(&path);
@@ -322,7 +338,18 @@ impl Entry {
             done: Contents::default(),
             writable: false,
             damaged: false,
+            failures: 0,
         }
+    }
+
+    /// It could not be read: what the store has open is of no more use, and is not written either.
+    /// How often in a row that has happened.
+    fn failed(&mut self) -> u32 {
+        if self.open.take().is_some() {
+            self.writable = false;
+            self.failures += 1;
+        }
+        self.failures
     }
 
     fn left(&self) -> Contents {
@@ -341,6 +368,18 @@ impl Entry {
         }
         Ok(records)
     }
+}
+
+#[cfg(test)]
+impl Segments {
+    /// Has the oldest segment read by `backend` until it is opened again.
+    pub(super) fn put_over_oldest(&mut self, backend: impl redb::StorageBackend) {
+        let oldest = &mut self.entries[0];
+        let path = segment_path(&self.directory, oldest.number);
+        oldest.open = Some(Segment::over(&path, backend));
+    }
+
+    pub(super) const MOST_FAILURES: u32 = MOST_FAILURES;
 }
 
 fn remove(path: &std::path::Path) {

@@ -1,7 +1,9 @@
 //! The spool on a real disk, mistreated.
 
 use std::fs;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tempfile::TempDir;
@@ -140,6 +142,117 @@ fn a_full_spool_takes_nothing_until_something_left() {
     segments.release(stored.last().unwrap());
     append(&mut segments, 3..6).unwrap();
     assert_eq!(drain(&mut segments), [2, 3, 4, 5]);
+}
+
+#[test]
+fn a_segment_that_cannot_be_opened_yet_is_kept_when_nothing_can_be_written_either() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut segments, _) = open(folder.path(), u64::MAX, u64::MAX);
+    append(&mut segments, 0..3).unwrap();
+    drop(segments);
+    // A link to itself cannot be opened, for a reason that is not the file's.
+    let unusable = |path: &Path| std::os::unix::fs::symlink(path, path).unwrap();
+    let (path, next) = (
+        slot::segment_path(folder.path(), 1),
+        slot::segment_path(folder.path(), 2),
+    );
+    let aside = folder.path().join("aside");
+    fs::rename(&path, &aside).unwrap();
+    unusable(&path);
+    let (mut segments, _) = open(folder.path(), u64::MAX, u64::MAX);
+    unusable(&next);
+    for _ in 0..2 {
+        assert!(matches!(
+            append(&mut segments, 3..4),
+            Err(AppendError::Failed(_))
+        ));
+    }
+    assert!(path.is_symlink(), "it is not removed");
+    fs::rename(&aside, &path).unwrap();
+    fs::remove_file(&next).unwrap();
+    append(&mut segments, 3..4).unwrap();
+    assert_eq!(drain(&mut segments), [0, 1, 2, 3]);
+}
+
+/// A copy of a segment's file on a disk that can be told to fail.
+#[derive(Debug)]
+struct Faulty {
+    file: fs::File,
+    fails: Arc<AtomicBool>,
+}
+
+impl Faulty {
+    fn copy_of(path: &Path) -> (Self, Arc<AtomicBool>) {
+        let mut file = tempfile::tempfile().unwrap();
+        std::io::copy(&mut fs::File::open(path).unwrap(), &mut file).unwrap();
+        let fails = Arc::new(AtomicBool::new(false));
+        let backend = Self {
+            file,
+            fails: Arc::clone(&fails),
+        };
+        (backend, fails)
+    }
+}
+
+impl redb::StorageBackend for Faulty {
+    fn len(&self) -> Result<u64, std::io::Error> {
+        Ok(self.file.metadata()?.len())
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> Result<(), std::io::Error> {
+        if self.fails.load(Ordering::SeqCst) {
+            return Err(std::io::Error::other("a bad day"));
+        }
+        self.file.read_exact_at(out, offset)
+    }
+
+    fn set_len(&self, len: u64) -> Result<(), std::io::Error> {
+        self.file.set_len(len)
+    }
+
+    fn sync_data(&self) -> Result<(), std::io::Error> {
+        Ok(())
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> Result<(), std::io::Error> {
+        self.file.write_all_at(data, offset)
+    }
+}
+
+/// The next reads fail, until the segment is opened again.
+fn fail_reads(segments: &mut Segments, path: &Path) {
+    let (backend, fails) = Faulty::copy_of(path);
+    segments.put_over_oldest(backend);
+    fails.store(true, Ordering::SeqCst);
+}
+
+#[test]
+fn a_segment_whose_read_fails_once_is_read_again_and_what_comes_meanwhile_is_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut segments, _) = open(folder.path(), u64::MAX, u64::MAX);
+    append(&mut segments, 0..3).unwrap();
+    fail_reads(&mut segments, &slot::segment_path(folder.path(), 1));
+    assert!(segments.read(3, ALL).is_err());
+    append(&mut segments, 3..5).unwrap();
+    assert_eq!(drain(&mut segments), [0, 1, 2, 3, 4]);
+    assert_eq!(files(folder.path(), ".damaged"), [] as [PathBuf; 0]);
+}
+
+#[test]
+fn a_segment_that_can_never_be_read_is_set_aside_in_the_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut segments, depth) = open(folder.path(), 2500, u64::MAX);
+    append(&mut segments, 0..3).unwrap();
+    append(&mut segments, 3..6).unwrap();
+    let path = slot::segment_path(folder.path(), 1);
+    for _ in 1..Segments::MOST_FAILURES {
+        fail_reads(&mut segments, &path);
+        assert!(segments.read(3, ALL).is_err());
+    }
+    fail_reads(&mut segments, &path);
+    assert_eq!(drain(&mut segments), [3, 4, 5]);
+    assert_eq!(files(folder.path(), ".damaged").len(), 1);
+    assert_eq!(depth.report(clock::now()).held.bytes, 0);
 }
 
 #[test]
