@@ -3,7 +3,8 @@
 //!
 //! Only frames with a topic take part, which a stream gives to those of connections that ask for it.
 //! Each replaced frame is counted, and its number kept until an envelope of its session reports it,
-//! so that sent = seen + conflated. Pure.
+//! so that sent = seen + conflated. What waits here is in memory only: whoever has it wait sees to it
+//! that it does not wait for long, and is not too much. Pure.
 
 use std::collections::HashMap;
 
@@ -11,13 +12,15 @@ use rangemap::RangeInclusiveSet;
 use shared_model::SessionId;
 
 use crate::metrics;
-use crate::window::{PendingFrame, Topic};
+use crate::window::{FRAME_OVERHEAD, PendingFrame, Topic};
 
 /// The frames that wait to be sent or replaced, and the numbers of those that were.
 #[derive(Debug, Default)]
 pub(crate) struct Conflation {
     waiting: HashMap<(SessionId, Topic), PendingFrame>,
     replaced: HashMap<SessionId, RangeInclusiveSet<u64>>,
+    /// What the frames that wait cost.
+    bytes: usize,
 }
 
 impl Conflation {
@@ -27,7 +30,9 @@ impl Conflation {
             return Some(frame);
         };
         let session = frame.attributes.session;
+        self.bytes += cost(&frame);
         if let Some(older) = self.waiting.insert((session, topic), frame) {
+            self.bytes -= cost(&older);
             let number = older.frame.number;
             let replaced = self.replaced.entry(session).or_default();
             replaced.insert(number..=number);
@@ -38,9 +43,15 @@ impl Conflation {
 
     /// Takes out every frame that waits, in the order of each session.
     pub(crate) fn take(&mut self) -> Vec<PendingFrame> {
+        self.bytes = 0;
         let mut frames: Vec<_> = self.waiting.drain().map(|(_, frame)| frame).collect();
         frames.sort_by_key(|frame| frame.frame.number);
         frames
+    }
+
+    /// What the frames that wait cost in bytes; zero if there are none.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// Takes out at most `most` ranges of the session's replaced numbers, for the next envelope.
@@ -57,6 +68,10 @@ impl Conflation {
         }
         reported
     }
+}
+
+fn cost(frame: &PendingFrame) -> usize {
+    frame.frame.body.len() + FRAME_OVERHEAD as usize
 }
 
 #[cfg(test)]
@@ -77,10 +92,11 @@ mod tests {
     /// What a frame is about, if anything, and which session it is of.
     type Sent = (usize, Option<u8>);
 
-    fn arrivals() -> impl Strategy<Value = Vec<Vec<Sent>>> {
+    /// Batches, and whether what waits to be replaced is taken out behind each.
+    fn arrivals() -> impl Strategy<Value = Vec<(Vec<Sent>, bool)>> {
         let frame = (0..3_usize, prop::option::of(0..40_u8));
         let batch = prop::collection::vec(frame, 0..60);
-        prop::collection::vec(batch, 0..8)
+        prop::collection::vec((batch, any::<bool>()), 0..8)
     }
 
     fn envelope(Parcel { headers, body, .. }: &Parcel) -> Envelope {
@@ -89,7 +105,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_number_is_sent_or_reported_and_the_newest_of_each_topic_is_sent(
+        fn every_number_is_sent_or_reported_and_the_newest_of_each_topic_is_sent_last(
             batches in arrivals(),
             frames in 1_usize..300,
         ) {
@@ -98,12 +114,14 @@ mod tests {
             let mut packer = Packer::new(0, Limits { frames, bytes: 10_000 });
             let mut numbers = [0; 3];
             let mut newest = BTreeMap::new();
+            let mut topics = BTreeMap::new();
             let mut loads: Vec<Load> = Vec::new();
-            for batch in batches {
+            for (batch, take) in batches {
                 let pending: Vec<_> = batch.into_iter().map(|(session, topic)| {
                     numbers[session] += 1;
                     if let Some(topic) = topic {
                         newest.insert((session, topic), numbers[session]);
+                        topics.insert((sessions[session].session, numbers[session]), topic);
                     }
                     Pending::Frame(PendingFrame {
                         attributes: Arc::clone(&sessions[session]),
@@ -116,14 +134,25 @@ mod tests {
                     })
                 }).collect();
                 loads.extend(packer.pack_or_conflate(pending));
+                if take {
+                    loads.extend(packer.pack_conflated());
+                    prop_assert_eq!(packer.conflated_bytes(), 0);
+                }
             }
             loads.extend(packer.pack_conflated());
 
             let mut sent = BTreeMap::<_, RangeInclusiveSet<u64>>::new();
             let mut conflated = BTreeMap::<_, RangeInclusiveSet<u64>>::new();
+            let mut last_of_topic = BTreeMap::new();
             for load in &loads {
                 let envelope = envelope(&load.parcel);
                 let session = envelope.attributes.session;
+                for frame in &envelope.frames {
+                    if let Some(topic) = topics.get(&(session, frame.number)) {
+                        let before = last_of_topic.insert((session, *topic), frame.number);
+                        prop_assert!(before < Some(frame.number), "older behind newer");
+                    }
+                }
                 let numbers = envelope.frames.iter().map(|frame| frame.number..=frame.number);
                 sent.entry(session).or_default().extend(numbers);
                 conflated.entry(session).or_default().extend(envelope.conflated);

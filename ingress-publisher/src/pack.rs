@@ -56,6 +56,11 @@ impl Packer {
         self.pack_those(pending, Conflation::offer)
     }
 
+    /// What the frames that wait here cost in bytes; zero if there are none.
+    pub(crate) fn conflated_bytes(&self) -> usize {
+        self.conflation.bytes()
+    }
+
     /// Messages of the frames that wait here.
     pub(crate) fn pack_conflated(&mut self) -> Vec<Load> {
         let limits = Limits {

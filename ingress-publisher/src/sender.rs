@@ -6,6 +6,10 @@
 //! everything from there.
 //! Nothing is forgotten that is neither confirmed nor on the disk.
 //!
+//! Meanwhile frames that may be replaced wait in memory for newer ones, for a few seconds and within a
+//! share of the window. Then those that are left go to the spool as well, with the numbers of those
+//! that they replaced: a kill costs no more than these seconds, and the window stays free for others.
+//!
 //! It ends when the window is closed and everything is confirmed or on the disk. A hard stop ends it
 //! even if the disk takes nothing; then the log says how many messages were let go.
 
@@ -29,7 +33,7 @@ use crate::pack::{self, Load, Packer};
 use crate::parcel::Parcel;
 use crate::pause::Board;
 use crate::spool::{AppendError, Spool, Stored};
-use crate::window::Pending;
+use crate::window::{FRAME_OVERHEAD, Pending};
 
 /// How many waiting frames are looked at together.
 const BATCH: usize = 1024;
@@ -39,6 +43,11 @@ const READ_BYTES: usize = 1024 * 1024;
 /// How long frames gather between two writes to the spool. Nobody waits for them there, and few large
 /// envelopes are published much sooner than many small ones.
 const GATHER: Duration = Duration::from_millis(100);
+/// For how long a frame that may be replaced waits in memory while messages go to the spool. The longer,
+/// the fewer are written, and the more a kill costs.
+const CONFLATE_FOR: Duration = Duration::from_secs(5);
+/// What part of the partition's share of the window those frames may hold together: an eighth.
+const CONFLATE_SHARE: usize = 8;
 /// How many times as many messages may be unconfirmed while the spool is drained: then the broker's
 /// round trips, not what comes in, set the pace.
 const CATCHING_UP: usize = 4;
@@ -227,6 +236,8 @@ where
         let mut publish_at = Instant::now();
         let mut write_at = Instant::now();
         let mut take_at = Instant::now();
+        // When the frames that wait to be replaced have waited for long enough, if there are any.
+        let mut conflate_until = None;
         // At most one batch: of the spool, or of the backlog if the spool is empty and takes nothing.
         // A task of its own, so that publishing goes on while the disk is written.
         let mut draining = JoinSet::new();
@@ -278,13 +289,20 @@ where
                         publish_at += backoff.next_wait();
                     }
                 }
-                taken = take, if backlog.is_empty() && end.is_none() => {
-                    *backlog = self.packer.pack_or_conflate(waiting.drain(..));
-                    if taken == 0 {
-                        backlog.extend(self.packer.pack_conflated());
-                        end = Some(Instant::now() + LAST_DRAIN);
-                    }
+                // Before what comes, which may be without end.
+                () = sleep_until(conflate_until.unwrap_or(publish_at)),
+                    if conflate_until.is_some() && backlog.is_empty() =>
+                {
+                    backlog.extend(self.packer.pack_conflated());
+                    conflate_until = None;
                     write_at = Instant::now();
+                }
+                taken = take, if backlog.is_empty() && end.is_none() => {
+                    *backlog = self.conflate(&mut waiting, &mut conflate_until);
+                    write_at = Instant::now();
+                    if taken == 0 {
+                        end = Some(write_at + LAST_DRAIN);
+                    }
                     if taken < BATCH {
                         take_at = write_at + GATHER;
                     }
@@ -317,6 +335,23 @@ where
                 () = sleep_until(ending.unwrap_or(publish_at)), if ending.is_some() => {}
             }
         }
+    }
+
+    /// Messages of what was taken, but for frames that wait to be replaced, `until` when. Those leave
+    /// as well once they are too much, or nothing comes any more.
+    fn conflate(&mut self, taken: &mut Vec<Pending>, until: &mut Option<Instant>) -> Vec<Load> {
+        // The queue has room for as many of the smallest frames as the partition's share pays for.
+        let share = self.queue.max_capacity() * FRAME_OVERHEAD as usize;
+        let is_last = taken.is_empty();
+        let mut loads = self.packer.pack_or_conflate(taken.drain(..));
+        let conflated = self.packer.conflated_bytes();
+        if is_last || conflated > share / CONFLATE_SHARE {
+            loads.extend(self.packer.pack_conflated());
+            *until = None;
+        } else if conflated > 0 {
+            until.get_or_insert_with(|| Instant::now() + CONFLATE_FOR);
+        }
+        loads
     }
 
     /// Writes the backlog to the spool, or says why it cannot be written.

@@ -21,7 +21,7 @@ use crate::parcel::Parcel;
 use crate::pause::{Board, Waits};
 
 /// What a frame costs besides its body, in bytes: its place in the queue, its line in the envelope.
-const FRAME_OVERHEAD: u32 = 256;
+pub(crate) const FRAME_OVERHEAD: u32 = 256;
 
 /// A handle on the window; clones share it. The senders end once all handles are gone.
 #[derive(Debug, Clone)]

@@ -4,6 +4,7 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
+use rangemap::RangeInclusiveSet;
 use shared_model::Envelope;
 use shared_model::envelope::Attributes;
 use tempfile::TempDir;
@@ -11,9 +12,9 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
 use super::*;
-use crate::config::SpoolConfig;
+use crate::config::{SpoolConfig, WindowConfig};
 use crate::pause::PauseReason;
-use crate::spool::SpoolDirectory;
+use crate::spool::{Depth, SpoolDirectory};
 use crate::testing::{self, eventually, within};
 use crate::window::{Limits, Source, Topic, Window};
 
@@ -37,12 +38,20 @@ struct Running {
     attributes: Arc<Attributes>,
     link: watch::Sender<LinkState>,
     let_go: CancellationToken,
+    depth: Depth,
+    spool: Spool,
     task: JoinHandle<Result<(), Stopped>>,
 }
 
 fn start(config: &SpoolConfig, publish: Publish) -> Running {
-    let (window, mut queues) = Window::open(1, &testing::config().window);
+    start_with(&testing::config().window, config, publish)
+}
+
+fn start_with(window: &WindowConfig, config: &SpoolConfig, publish: Publish) -> Running {
+    let (window, mut queues) = Window::open(1, window);
     let directory = Arc::new(SpoolDirectory::claim(config).unwrap());
+    let depth = directory.depth().clone();
+    let spool = Spool::open(&directory, 0).unwrap();
     let (link, state) = watch::channel(LinkState::Up);
     let let_go = CancellationToken::new();
     let sender = Sender {
@@ -55,7 +64,7 @@ fn start(config: &SpoolConfig, publish: Publish) -> Running {
             link: state,
             let_go: let_go.clone(),
         },
-        spool: Spool::open(&directory, 0).unwrap(),
+        spool: spool.clone(),
         board: window.board().clone(),
     };
     Running {
@@ -64,6 +73,8 @@ fn start(config: &SpoolConfig, publish: Publish) -> Running {
         attributes: Arc::new(testing::attributes()),
         link,
         let_go,
+        depth,
+        spool,
         task: tokio::spawn(sender.run()),
     }
 }
@@ -80,6 +91,18 @@ impl Running {
             .source
             .submit(0, attributes, frame, topic, &self.let_go);
         within(submitted).await.unwrap();
+    }
+
+    /// Waits until the spool holds so many messages.
+    async fn holds(&self, records: u64) {
+        let held = || self.depth.report(runtime::clock::now()).held.records;
+        eventually(async || (held() == records).then_some(())).await;
+    }
+
+    /// Ends the sender wherever it is.
+    async fn killed(self) {
+        self.task.abort();
+        assert!(within(self.task).await.unwrap_err().is_cancelled());
     }
 
     /// Closes the window and waits for the sender's end.
@@ -131,6 +154,18 @@ impl Answers {
     fn numbers(&self) -> Vec<u64> {
         let confirmed = self.confirmed.lock().unwrap();
         confirmed.iter().flat_map(decode).collect()
+    }
+
+    /// The numbers that were confirmed or reported as replaced.
+    fn accounted(&self) -> RangeInclusiveSet<u64> {
+        let mut accounted = RangeInclusiveSet::new();
+        for message in self.confirmed.lock().unwrap().iter() {
+            let envelope = Envelope::decode(&message.headers, &message.body).unwrap();
+            accounted.extend(envelope.conflated);
+            let numbers = envelope.frames.iter().map(|frame| frame.number);
+            accounted.extend(numbers.map(|number| number..=number));
+        }
+        accounted
     }
 }
 
@@ -383,17 +418,54 @@ async fn while_the_broker_is_away_the_newest_frame_of_a_topic_waits_and_the_rest
     eventually(async || answers.numbers().contains(&9).then_some(())).await;
     assert_eq!(running.end().await, Ok(()));
     assert_eq!(answers.numbers().last(), Some(&9));
-    let confirmed = answers.confirmed.lock().unwrap();
-    let mut accounted = rangemap::RangeInclusiveSet::new();
-    for message in confirmed.iter() {
-        let envelope = Envelope::decode(&message.headers, &message.body).unwrap();
-        accounted.extend(envelope.conflated);
-        accounted.extend(
-            envelope
-                .frames
-                .iter()
-                .map(|frame| frame.number..=frame.number),
-        );
+    assert_eq!(answers.accounted(), [1..=9].into_iter().collect());
+}
+
+#[tokio::test]
+async fn frames_that_have_waited_to_be_replaced_survive_a_kill_with_the_numbers_of_the_rest() {
+    let (_folder, config) = spool();
+    let answers = Answers::new(Outcome::Confirmed);
+    let running = start(&config, answers.publish());
+    running.link.send_replace(LinkState::Away);
+    running.submit(1, None).await;
+    running.holds(1).await;
+    for number in 2..=9 {
+        let topic = if number % 2 == 0 { "soc" } else { "odo" };
+        running.submit(number, Some(topic)).await;
     }
-    assert_eq!(accounted, [1..=9].into_iter().collect());
+    // Once it is on the disk, all before it have been taken.
+    running.submit(10, None).await;
+    running.holds(2).await;
+    tokio::time::pause();
+    tokio::time::advance(CONFLATE_FOR).await;
+    tokio::time::resume();
+    running.holds(3).await;
+    // It is counted before it is written, and the spool answers once it has.
+    assert!(!running.spool.is_empty().await);
+    running.killed().await;
+
+    let running = start(&config, answers.publish());
+    running.holds(0).await;
+    assert_eq!(running.end().await, Ok(()));
+    assert_eq!(answers.numbers(), [1, 10, 8, 9]);
+    assert_eq!(answers.accounted(), [1..=10].into_iter().collect());
+}
+
+#[tokio::test]
+async fn frames_that_wait_to_be_replaced_do_not_fill_the_window() {
+    let (_folder, config) = spool();
+    let mut window = testing::config().window;
+    window.max_bytes = 256 * 1024;
+    let answers = Answers::new(Outcome::Confirmed);
+    let running = start_with(&window, &config, answers.publish());
+    running.link.send_replace(LinkState::Away);
+    running.submit(1, None).await;
+    running.holds(1).await;
+    // Each is about something of its own, and together they are more than the window holds.
+    for number in 2..=2000 {
+        running.submit(number, Some(&number.to_string())).await;
+    }
+    running.link.send_replace(LinkState::Up);
+    assert_eq!(running.end().await, Ok(()));
+    assert_eq!(answers.accounted(), [1..=2000].into_iter().collect());
 }

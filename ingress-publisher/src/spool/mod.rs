@@ -46,6 +46,7 @@ pub(crate) struct SpoolDirectory {
 
 /// The spool of one partition.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 pub(crate) struct Spool {
     segments: Arc<Mutex<Segments>>,
     /// Holds the slot's lock.
