@@ -240,6 +240,10 @@ async fn start(
         let core = hosted.first().map(|core: &Hosted| core.http);
         hosted.push(host.start(service, settings.of(service, core)).await?);
         if service == Service::IngressConsumer {
+            if let Some(core) = hosted.last() {
+                let url = format!("http://{}", core.http);
+                servers.env_file.set("CORE_URL", url);
+            }
             // The others ask it, or wait for what its first start makes.
             wait_until_ready(hosted).await?;
         }

@@ -173,12 +173,15 @@ fn up_shows_moving_vehicles_and_resumes_on_the_same_data() {
         "AMQP_URL",
         "MANAGEMENT_URL",
         "API_URL",
+        "CORE_URL",
         "SIMULATOR_URL",
         "WORKSPACE",
     ] {
         assert!(env.contains_key(key), "{key} is missing in {env:?}");
     }
     assert!(pids(&env).values().all(|pid| is_alive(*pid)), "{env:?}");
+    let core = get(&format!("{}/readyz", env["CORE_URL"]));
+    assert_eq!(core["status"], "ready", "{core}");
     let workspace = format!("{}/v1/workspaces/{}", env["API_URL"], env["WORKSPACE"]);
     let odometers = || -> Vec<f64> {
         let page = get(&format!("{workspace}/vehicles"));
