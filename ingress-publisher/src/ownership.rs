@@ -42,6 +42,8 @@ use crate::window::{Limits, Window};
 
 /// However much there is to tell, the core is not asked more often than this.
 const SOONEST_BEAT: Duration = Duration::from_millis(500);
+/// Over how much time first connects are spread where streams were lost by another publisher.
+const TAKEOVER_SPREAD: Duration = Duration::from_secs(1);
 /// How long the core may take to hear of the stop.
 const GOODBYE: Duration = Duration::from_secs(2);
 /// Counts of frames are told with every so many heartbeats; all else with the next.
@@ -361,6 +363,18 @@ impl Ownership {
         Ok(window)
     }
 
+    /// Over how much time to spread first connects. What somebody read until its owner was lost is not
+    /// kept waiting for the sake of an even start, which is for deployments.
+    fn spread(&self, assignment: &StreamAssignment) -> Duration {
+        let spread = self.config.stream.start_spread;
+        let is_takeover = self.known.is_some() && assignment.heard_until.is_some();
+        if is_takeover {
+            spread.min(TAKEOVER_SPREAD)
+        } else {
+            spread
+        }
+    }
+
     /// A stream's task ends by itself only by a bug; it harms no other stream and is started again.
     fn forget_ended(&mut self) {
         let known = &mut self.known;
@@ -393,7 +407,7 @@ impl Ownership {
                     dialect,
                     overflow: settings(&assignment).overflow,
                     owner: self.ctx.instance().to_owned(),
-                    first_wait: first_wait(self.config.stream.start_spread, together),
+                    first_wait: first_wait(self.spread(&assignment), together),
                     gap_from: assignment.heard_until,
                     config: self.config.stream.clone(),
                     backfill: self.config.backfill.clone(),
