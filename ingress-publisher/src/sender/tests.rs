@@ -101,8 +101,14 @@ impl Running {
 
     /// Ends the sender wherever it is.
     async fn killed(self) {
-        self.task.abort();
-        assert!(within(self.task).await.unwrap_err().is_cancelled());
+        let Self { task, spool, .. } = self;
+        task.abort();
+        assert!(within(task).await.unwrap_err().is_cancelled());
+        // A process that is killed leaves no thread behind that has a file open; this one may, for a
+        // moment.
+        let opened = spool.opened();
+        drop(spool);
+        eventually(async || opened.upgrade().is_none().then_some(())).await;
     }
 
     /// Closes the window and waits for the sender's end.

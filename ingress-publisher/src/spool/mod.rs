@@ -96,6 +96,12 @@ impl Spool {
         })
     }
 
+    /// Gone once nobody has the files open any more, not even a write that outlives who asked for it.
+    #[cfg(test)]
+    pub(crate) fn opened(&self) -> std::sync::Weak<Mutex<Segments>> {
+        Arc::downgrade(&self.segments)
+    }
+
     /// Whether nothing is left to publish.
     pub(crate) async fn is_empty(&self) -> bool {
         self.blocking(|segments| segments.is_empty()).await
