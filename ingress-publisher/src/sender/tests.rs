@@ -106,9 +106,8 @@ impl Running {
         assert!(within(task).await.unwrap_err().is_cancelled());
         // A process that is killed leaves no thread behind that has a file open; this one may, for a
         // moment.
-        let opened = spool.opened();
+        eventually(async || spool.is_the_last().then_some(())).await;
         drop(spool);
-        eventually(async || opened.upgrade().is_none().then_some(())).await;
     }
 
     /// Closes the window and waits for the sender's end.

@@ -96,10 +96,11 @@ impl Spool {
         })
     }
 
-    /// Gone once nobody has the files open any more, not even a write that outlives who asked for it.
+    /// Whether nobody else has the files open any more, not even a write that outlives who asked for
+    /// it. Then dropping this handle closes them.
     #[cfg(test)]
-    pub(crate) fn opened(&self) -> std::sync::Weak<Mutex<Segments>> {
-        Arc::downgrade(&self.segments)
+    pub(crate) fn is_the_last(&self) -> bool {
+        Arc::strong_count(&self.segments) == 1
     }
 
     /// Whether nothing is left to publish.
