@@ -53,6 +53,8 @@ pub enum Verdict {
     Duplicate,
     /// Something newer was known already.
     Stale,
+    /// Of the same time something else was known, which wins the tie-break.
+    Conflict,
 }
 
 impl Verdict {
@@ -63,8 +65,20 @@ impl Verdict {
             Self::Accepted => "accepted",
             Self::Duplicate => "duplicate",
             Self::Stale => "stale",
+            Self::Conflict => "conflict",
         }
     }
+}
+
+/// What became of an observation, and why.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Judgement {
+    /// What became of it.
+    pub verdict: Verdict,
+    /// Its clock was ahead, so its time was not believed.
+    pub clock_ahead: bool,
+    /// What it lost against, or is a repeat of.
+    pub against: Option<Reading>,
 }
 
 /// Settings of the decision.
@@ -81,8 +95,8 @@ pub struct Decision {
     pub state: Option<VehicleState>,
     /// The signals that are news; empty means that there is no event.
     pub news: Vec<Signal>,
-    /// One verdict per offer, in order.
-    pub verdicts: Vec<Verdict>,
+    /// One per offer, in order.
+    pub judgements: Vec<Judgement>,
 }
 
 /// What `offers` do to the state `before`. `now` is when the state changes, if it does.
@@ -94,7 +108,7 @@ pub fn decide(
     now: DateTime<Utc>,
 ) -> Decision {
     let mut after = before.clone();
-    let verdicts = offers
+    let judgements = offers
         .iter()
         .map(|offer| fold(&mut after, offer, policy))
         .collect();
@@ -102,7 +116,7 @@ pub fn decide(
         return Decision {
             state: None,
             news: Vec::new(),
-            verdicts,
+            judgements,
         };
     }
     after.revision += 1;
@@ -115,30 +129,42 @@ pub fn decide(
     Decision {
         state: Some(after),
         news,
-        verdicts,
+        judgements,
     }
 }
 
-fn fold(state: &mut VehicleState, offer: &Offer, policy: Policy) -> Verdict {
+fn fold(state: &mut VehicleState, offer: &Offer, policy: Policy) -> Judgement {
     let reading = clamp(offer.reading.clone(), policy.clock_skew);
     state.last_received_at = state
         .last_received_at
         .max(Some(heard_at(&reading, offer.origin)));
+    let clock_ahead = reading.provenance.clock_ahead;
     let Some(current) = state.signals.get_mut(&offer.signal) else {
         state.signals.insert(offer.signal, reading);
-        return Verdict::Accepted;
+        return Judgement {
+            verdict: Verdict::Accepted,
+            clock_ahead,
+            against: None,
+        };
     };
-    let same = current.value == reading.value
-        && current.provenance.observed_at == reading.provenance.observed_at;
+    let same_time = current.provenance.observed_at == reading.provenance.observed_at;
+    let same = same_time && current.value == reading.value;
     let wins = reading.precedence(current).is_gt();
-    if wins {
-        *current = reading;
-    }
-    match (same, wins) {
+    let verdict = match (same, wins) {
         (true, _) => Verdict::Duplicate,
         (false, true) => Verdict::Accepted,
         (false, false) if offer.repeated => Verdict::Duplicate,
+        (false, false) if same_time => Verdict::Conflict,
         (false, false) => Verdict::Stale,
+    };
+    let against = (verdict != Verdict::Accepted).then(|| current.clone());
+    if wins {
+        *current = reading;
+    }
+    Judgement {
+        verdict,
+        clock_ahead,
+        against,
     }
 }
 

@@ -5,6 +5,8 @@ use std::sync::LazyLock;
 use opentelemetry::metrics::{Counter, Gauge, Meter};
 use opentelemetry::{KeyValue, global};
 
+use shared_model::ConnectionId;
+
 use crate::acceptance::Tally;
 
 static METER: LazyLock<Meter> = LazyLock::new(|| global::meter("headrace"));
@@ -70,9 +72,10 @@ pub fn placed(change: &'static str, count: u64) {
 
 /// A batch was committed.
 pub fn accepted(tally: &Tally) {
-    for ((provider, verdict), count) in &tally.observations {
+    for ((provider, connection, verdict), count) in &tally.observations {
         let labels = [
             KeyValue::new("provider", provider.to_string()),
+            KeyValue::new("connection", connection.to_string()),
             KeyValue::new("verdict", *verdict),
         ];
         OBSERVATIONS.add(*count, &labels);
@@ -84,8 +87,8 @@ pub fn accepted(tally: &Tally) {
         ];
         FRAMES.add(*count, &labels);
     }
-    for ((provider, reason), count) in &tally.parked {
-        parked(provider.as_str(), reason, *count);
+    for ((provider, connection, reason), count) in &tally.parked {
+        parked(provider.as_str(), Some(*connection), reason, *count);
     }
     for (kind, count) in &tally.events {
         appended(kind, *count);
@@ -93,9 +96,11 @@ pub fn accepted(tally: &Tally) {
 }
 
 /// Frames were parked.
-pub fn parked(provider: &str, reason: &'static str, count: u64) {
+pub fn parked(provider: &str, connection: Option<ConnectionId>, reason: &'static str, count: u64) {
+    let connection = connection.map_or_else(|| "unknown".to_owned(), |id| id.to_string());
     let labels = [
         KeyValue::new("provider", provider.to_owned()),
+        KeyValue::new("connection", connection),
         KeyValue::new("reason", reason),
     ];
     PARKED.add(count, &labels);

@@ -7,6 +7,7 @@
 //! queue and the [`event`]s that cross the event bus. A reader tolerates fields it does not know
 //! (a newer minor version) and refuses a major version it does not know, with the reason.
 
+mod connection_kind;
 pub mod connection_status;
 pub mod control;
 pub mod envelope;
@@ -22,6 +23,7 @@ pub mod time;
 pub mod topology;
 pub mod version;
 
+pub use connection_kind::ConnectionKind;
 pub use connection_status::{ConnectionStatus, StatusReport};
 pub use envelope::{Envelope, EnvelopeError};
 pub use event::{CloudEvent, EventType};

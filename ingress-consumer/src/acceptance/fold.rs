@@ -9,6 +9,7 @@ use shared_model::{ConnectionId, Provider};
 
 use super::Received;
 use super::reading::{Observation, ReadFrame};
+use super::verdict::{FrameReport, FrameVerdict, ObservationReport, overall};
 use crate::decide::{self, Offer, Policy, VehicleState, Verdict, decide};
 use crate::interpret::{Control, Reason, Unreadable};
 use crate::store::event_log::NewEvent;
@@ -31,19 +32,38 @@ pub struct Effect {
     pub events: Vec<NewEvent>,
     pub parked: Vec<ParkedFrame>,
     pub tally: Tally,
+    /// One per frame, in order.
+    pub reports: Vec<FrameReport>,
 }
 
 /// What became of a batch's contents, for metrics.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Tally {
-    /// Observations and signals without a value, by provider and verdict.
-    pub observations: BTreeMap<(Provider, &'static str), u64>,
+    /// Observations and signals without a value, by provider, connection and verdict.
+    pub observations: BTreeMap<(Provider, ConnectionId, &'static str), u64>,
     /// Frames by provider and what they were.
     pub frames: BTreeMap<(Provider, &'static str), u64>,
-    /// Parked frames by provider and reason.
-    pub parked: BTreeMap<(Provider, &'static str), u64>,
+    /// Parked frames by provider, connection and reason.
+    pub parked: BTreeMap<(Provider, ConnectionId, &'static str), u64>,
     /// Events by type.
     pub events: BTreeMap<&'static str, u64>,
+}
+
+/// What became of a batch.
+#[derive(Debug, Default)]
+pub struct Done {
+    /// In numbers.
+    pub tally: Tally,
+    /// Frame by frame.
+    pub reports: Vec<FrameReport>,
+}
+
+impl Done {
+    /// Adds what came after.
+    pub fn merge(&mut self, after: Self) {
+        self.tally.merge(after.tally);
+        self.reports.extend(after.reports);
+    }
 }
 
 impl Tally {
@@ -111,9 +131,9 @@ pub fn seen_frames(frames: &[ReadFrame]) -> BTreeMap<Numbering, SeenFrames> {
 /// What a batch offers to one vehicle.
 struct Offers<'a> {
     first: &'a Observation,
-    connection: ConnectionId,
     made: Vec<Offer>,
-    providers: Vec<Provider>,
+    /// Of each offer: its frame, as an index of the batch, and which of its reports it is.
+    places: Vec<(usize, usize)>,
 }
 
 impl Work<'_> {
@@ -122,23 +142,22 @@ impl Work<'_> {
         let mut effect = Effect::default();
         let mut by_vehicle = BTreeMap::<&VehicleKey, Offers<'_>>::new();
         let mut in_batch = HashSet::new();
-        for frame in self.frames {
+        for (index, frame) in self.frames.iter().enumerate() {
             let id = (numbering(&frame.received), frame.received.frame.number);
             let repeated = self.repeated.contains(&id) || !in_batch.insert(id);
             match self.readable(frame) {
                 Err(unreadable) => effect.park(frame, unreadable),
                 Ok(observations) => {
-                    for observation in observations {
-                        let provider = frame.received.attributes.provider.clone();
+                    effect.reports.push(unjudged(frame));
+                    for (place, observation) in observations.iter().enumerate() {
                         let offers = by_vehicle
                             .entry(&observation.key)
                             .or_insert_with(|| Offers {
                                 first: observation,
-                                connection: frame.received.attributes.connection,
                                 made: Vec::new(),
-                                providers: Vec::new(),
+                                places: Vec::new(),
                             });
-                        offers.providers.push(provider);
+                        offers.places.push((index, place));
                         offers.made.push(Offer {
                             signal: observation.signal,
                             reading: observation.reading.clone(),
@@ -151,7 +170,13 @@ impl Work<'_> {
             }
         }
         for (key, offers) in by_vehicle {
-            effect.apply(key, self.vehicles.get(key), &offers, policy, now);
+            let stored = self.vehicles.get(key);
+            effect.apply(key, stored, self.frames, &offers, policy, now);
+        }
+        for report in &mut effect.reports {
+            if report.verdict != FrameVerdict::Parked {
+                report.verdict = overall(&report.observations);
+            }
         }
         effect
     }
@@ -177,7 +202,7 @@ impl Work<'_> {
 
 impl Effect {
     /// What became of the batch, given the identities of the frames that were not parked before.
-    pub fn tally(mut self, parked: &[String]) -> Tally {
+    pub fn done(mut self, parked: &[String]) -> Done {
         let parked: BTreeSet<_> = parked.iter().collect();
         for frame in self
             .parked
@@ -185,16 +210,20 @@ impl Effect {
             .filter(|frame| parked.contains(&frame.identity))
         {
             if let Some(origin) = &frame.origin {
-                let key = (origin.provider.clone(), frame.reason);
+                let key = (origin.provider.clone(), origin.connection, frame.reason);
                 *self.tally.parked.entry(key).or_default() += 1;
             }
         }
-        self.tally
+        Done {
+            tally: self.tally,
+            reports: self.reports,
+        }
     }
 
     fn count_frame(&mut self, frame: &ReadFrame, repeated: bool) {
         let Ok(contents) = &frame.outcome else { return };
-        let provider = &frame.received.attributes.provider;
+        let attributes = &frame.received.attributes;
+        let (provider, connection) = (&attributes.provider, attributes.connection);
         let kind = match contents.control {
             None => "report",
             Some(Control::Handshake) => "handshake",
@@ -207,7 +236,7 @@ impl Effect {
             .entry((provider.clone(), kind))
             .or_default() += 1;
         for (verdict, count) in [
-            ("no_value", contents.no_values),
+            ("no_value", contents.no_values.len() as u64),
             ("unmapped", contents.unmapped),
         ] {
             let verdict = if repeated {
@@ -219,7 +248,7 @@ impl Effect {
                 *self
                     .tally
                     .observations
-                    .entry((provider.clone(), verdict))
+                    .entry((provider.clone(), connection, verdict))
                     .or_default() += count;
             }
         }
@@ -228,6 +257,11 @@ impl Effect {
     fn park(&mut self, frame: &ReadFrame, unreadable: Unreadable) {
         let (attributes, raw) = (&frame.received.attributes, &frame.received.frame);
         let reason = unreadable.reason.name();
+        self.reports.push(FrameReport {
+            verdict: FrameVerdict::Parked,
+            reason: Some(format!("{reason}: {}", unreadable.detail)),
+            observations: Vec::new(),
+        });
         *self
             .tally
             .frames
@@ -257,6 +291,7 @@ impl Effect {
         &mut self,
         key: &VehicleKey,
         stored: Option<&Vehicle>,
+        frames: &[ReadFrame],
         offers: &Offers<'_>,
         policy: Policy,
         now: DateTime<Utc>,
@@ -264,12 +299,20 @@ impl Effect {
         let new = VehicleState::default();
         let before = stored.map_or(&new, |vehicle| &vehicle.state);
         let decision = decide(before, &offers.made, policy, now);
-        for (provider, verdict) in offers.providers.iter().zip(&decision.verdicts) {
-            *self
-                .tally
-                .observations
-                .entry((provider.clone(), verdict.name()))
-                .or_default() += 1;
+        for (&(frame, place), judgement) in offers.places.iter().zip(decision.judgements) {
+            let attributes = &frames[frame].received.attributes;
+            let mut count = |verdict| {
+                let key = (attributes.provider.clone(), attributes.connection, verdict);
+                *self.tally.observations.entry(key).or_default() += 1;
+            };
+            count(judgement.verdict.name());
+            if judgement.clock_ahead {
+                count("clock_ahead");
+            }
+            let report = &mut self.reports[frame].observations[place];
+            report.verdict = Some(judgement.verdict);
+            report.clock_ahead = judgement.clock_ahead;
+            report.against = judgement.against;
         }
         let Some(state) = decision.state else { return };
         let vehicle = if let Some(stored) = stored {
@@ -281,7 +324,7 @@ impl Effect {
             let vehicle = Vehicle {
                 shard: offers.first.shard,
                 registered_at: now,
-                registered_by: offers.connection,
+                registered_by: frames[offers.places[0].0].received.attributes.connection,
                 state,
             };
             let provider = offers.first.reading.provenance.provider.clone();
@@ -306,6 +349,54 @@ impl Effect {
             workspace: key.workspace.clone(),
             fact,
         });
+    }
+}
+
+/// The report on a frame whose observations are still to be judged.
+fn unjudged(frame: &ReadFrame) -> FrameReport {
+    let Ok(contents) = &frame.outcome else {
+        return FrameReport {
+            verdict: FrameVerdict::Parked,
+            reason: None,
+            observations: Vec::new(),
+        };
+    };
+    let observed = contents
+        .observations
+        .iter()
+        .map(|observation| ObservationReport {
+            vehicle: observation.key.clone(),
+            signal: observation.signal,
+            reading: Some(observation.reading.clone()),
+            verdict: None,
+            clock_ahead: false,
+            against: None,
+        });
+    let absent = contents
+        .no_values
+        .iter()
+        .map(|(vehicle, signal)| ObservationReport {
+            vehicle: vehicle.clone(),
+            signal: *signal,
+            reading: None,
+            verdict: None,
+            clock_ahead: false,
+            against: None,
+        });
+    let reason = match contents.control {
+        Some(Control::Handshake) => Some("a confirmation of the protocol".to_owned()),
+        Some(Control::ProviderError) => Some("the provider reports an error".to_owned()),
+        Some(Control::Unused) => Some("a kind of message that is not used".to_owned()),
+        None if contents.unmapped > 0 => Some(format!(
+            "{} labels are mapped to no signal",
+            contents.unmapped
+        )),
+        None => None,
+    };
+    FrameReport {
+        verdict: FrameVerdict::NoValue,
+        reason,
+        observations: observed.chain(absent).collect(),
     }
 }
 

@@ -13,6 +13,7 @@ mod fold;
 mod reading;
 mod registry;
 pub mod status;
+pub mod verdict;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -22,7 +23,7 @@ use rangemap::RangeInclusiveSet;
 use runtime::db::{self, Disposition};
 use shared_model::Frame;
 use shared_model::envelope::Attributes;
-use sqlx::PgPool;
+use sqlx::{PgConnection, PgPool};
 
 use crate::config::AcceptanceConfig;
 use crate::decide::Policy;
@@ -31,10 +32,11 @@ use crate::metrics;
 use crate::store::parked::ParkedFrame;
 use crate::store::{StoreError, event_log, parked, session, vehicle};
 
-use fold::Work;
+use fold::{Done, Effect, Work};
 pub use fold::{Tally, registered};
 use reading::{ReadFrame, Reader};
 pub use registry::Registry;
+use verdict::FrameReport;
 
 /// How often a batch is folded anew because others wrote its vehicles, before it is handed back.
 const CONFLICT_LIMIT: usize = 20;
@@ -77,18 +79,48 @@ impl Acceptance {
         }
     }
 
-    /// Gives every frame its effect. On an error, none or some have had it, and all
-    /// may be offered again.
-    pub async fn accept(&self, frames: &[Received]) -> Result<(), StoreError> {
+    /// Gives every frame its effect, and tells what became of each, in order. On an error, none or
+    /// some have had it, and all may be offered again.
+    pub async fn accept(&self, frames: &[Received]) -> Result<Vec<FrameReport>, StoreError> {
+        self.accept_with(frames, &Alone).await
+    }
+
+    /// The same; what `companion` writes is committed with the frames' effect, or after it, never
+    /// before.
+    pub async fn accept_with(
+        &self,
+        frames: &[Received],
+        companion: &dyn Companion,
+    ) -> Result<Vec<FrameReport>, StoreError> {
+        let read = self.read(frames).await?;
+        let done = match self.commit(&read, companion).await {
+            Err(error) if is_poison(&error) && !read.is_empty() => {
+                let mut done = self.commit_or_halve(&read).await?;
+                done.merge(self.commit(&[], companion).await?);
+                done
+            }
+            other => other?,
+        };
+        metrics::accepted(&done.tally);
+        Ok(done.reports)
+    }
+
+    /// What would become of `frames`, were they accepted now. Changes nothing.
+    pub async fn preview(&self, frames: &[Received]) -> Result<Vec<FrameReport>, StoreError> {
+        let read = self.read(frames).await?;
+        let mut tx = self.pool.begin().await?;
+        let effect = self.fold(&mut tx, &read).await?;
+        tx.rollback().await?;
+        Ok(effect.reports)
+    }
+
+    async fn read(&self, frames: &[Received]) -> Result<Vec<ReadFrame>, StoreError> {
         let reader = Reader {
             registry: &self.registry,
             shards: self.shards,
             clock_skew: self.policy.clock_skew,
         };
-        let read = reader.read(frames, runtime::clock::now()).await?;
-        let tally = self.commit_or_halve(&read).await?;
-        metrics::accepted(&tally);
-        Ok(())
+        reader.read(frames, runtime::clock::now()).await
     }
 
     /// Parks a whole message that is no envelope.
@@ -100,24 +132,24 @@ impl Acceptance {
             Ok::<_, StoreError>((tx, parked))
         })
         .await?;
-        metrics::parked("unknown", reason, parked.len() as u64);
+        metrics::parked("unknown", None, reason, parked.len() as u64);
         Ok(())
     }
 
     fn commit_or_halve<'a>(
         &'a self,
         frames: &'a [ReadFrame],
-    ) -> BoxFuture<'a, Result<Tally, StoreError>> {
+    ) -> BoxFuture<'a, Result<Done, StoreError>> {
         async move {
-            match self.commit(frames).await {
+            match self.commit(frames, &Alone).await {
                 Err(error) if is_poison(&error) => {
                     let (left, right) = frames.split_at(frames.len() / 2);
                     if left.is_empty() {
                         return self.park_poison(right, &error).await;
                     }
-                    let mut tally = self.commit_or_halve(left).await?;
-                    tally.merge(self.commit_or_halve(right).await?);
-                    Ok(tally)
+                    let mut done = self.commit_or_halve(left).await?;
+                    done.merge(self.commit_or_halve(right).await?);
+                    Ok(done)
                 }
                 other => other,
             }
@@ -129,7 +161,7 @@ impl Acceptance {
         &self,
         frames: &[ReadFrame],
         error: &StoreError,
-    ) -> Result<Tally, StoreError> {
+    ) -> Result<Done, StoreError> {
         tracing::error!(
             error = %runtime::telemetry::chain(error),
             "the database refuses the content of a frame; the frame is parked"
@@ -141,13 +173,17 @@ impl Acceptance {
                 ..frame.clone()
             })
             .collect();
-        self.commit(&refused).await
+        self.commit(&refused, &Alone).await
     }
 
-    async fn commit(&self, frames: &[ReadFrame]) -> Result<Tally, StoreError> {
+    async fn commit(
+        &self,
+        frames: &[ReadFrame],
+        companion: &dyn Companion,
+    ) -> Result<Done, StoreError> {
         for _ in 0..CONFLICT_LIMIT {
             let committed = db::in_tx(&self.pool, "accept_batch", |tx| {
-                self.commit_once(tx, frames)
+                self.commit_once(tx, frames, companion)
             });
             match committed.await {
                 Err(StoreError::Conflict) => metrics::conflict(),
@@ -161,28 +197,50 @@ impl Acceptance {
         &self,
         mut tx: sqlx::Transaction<'static, sqlx::Postgres>,
         frames: &[ReadFrame],
-    ) -> Result<(sqlx::Transaction<'static, sqlx::Postgres>, Tally), StoreError> {
+        companion: &dyn Companion,
+    ) -> Result<(sqlx::Transaction<'static, sqlx::Postgres>, Done), StoreError> {
+        let effect = self.fold(&mut tx, frames).await?;
+        vehicle::upsert(&mut tx, &effect.vehicles).await?;
+        let parked = parked::insert(&mut tx, &effect.parked).await?;
+        session::add(&mut tx, &fold::seen_frames(frames)).await?;
+        companion.write(&mut tx).await?;
+        let traceparent = runtime::telemetry::traceparent();
+        event_log::append(&mut tx, &effect.events, traceparent.as_deref()).await?;
+        Ok((tx, effect.done(&parked)))
+    }
+
+    /// What `frames` do to what is stored.
+    async fn fold(
+        &self,
+        tx: &mut PgConnection,
+        frames: &[ReadFrame],
+    ) -> Result<Effect, StoreError> {
         let keys: BTreeSet<_> = frames.iter().flat_map(ReadFrame::vehicles).collect();
         let keys: Vec<_> = keys.into_iter().collect();
-        let vehicles = vehicle::load(&mut tx, &keys).await?;
+        let vehicles = vehicle::load(tx, &keys).await?;
         let numbers = fold::seen_frames(frames);
-        let repeated = session::seen(&mut tx, &numbers).await?;
-
-        let now = runtime::clock::now();
+        let repeated = session::seen(tx, &numbers).await?;
         let work = Work {
             frames,
             vehicles: &vehicles,
             repeated: &repeated,
         };
-        let effect = work.fold(self.policy, now);
+        Ok(work.fold(self.policy, runtime::clock::now()))
+    }
+}
 
-        vehicle::upsert(&mut tx, &effect.vehicles).await?;
-        let parked = parked::insert(&mut tx, &effect.parked).await?;
-        session::add(&mut tx, &numbers).await?;
-        let traceparent = runtime::telemetry::traceparent();
-        event_log::append(&mut tx, &effect.events, traceparent.as_deref()).await?;
+/// What is committed together with a batch: a cursor, a key that says that it was done.
+pub trait Companion: Send + Sync {
+    /// Writes it. Called again for each attempt; an error undoes the batch.
+    fn write<'a>(&'a self, pg: &'a mut PgConnection) -> BoxFuture<'a, Result<(), StoreError>>;
+}
 
-        Ok((tx, effect.tally(&parked)))
+/// Nothing is committed with the batch.
+struct Alone;
+
+impl Companion for Alone {
+    fn write<'a>(&'a self, _pg: &'a mut PgConnection) -> BoxFuture<'a, Result<(), StoreError>> {
+        std::future::ready(Ok(())).boxed()
     }
 }
 

@@ -10,7 +10,7 @@ use shared_model::{Reading, Signal};
 
 use super::Received;
 use super::registry::{Known, Registry};
-use crate::interpret::{Control, Interpretation, Item, Reason, Unreadable};
+use crate::interpret::{Control, Interpretation, Item, Provision, Reason, Unreadable};
 use crate::store::StoreError;
 use crate::store::vehicle::VehicleKey;
 
@@ -28,8 +28,8 @@ pub struct ReadFrame {
 pub struct Contents {
     /// Observations.
     pub observations: Vec<Observation>,
-    /// Signals without a value.
-    pub no_values: u64,
+    /// Signals without a value, with their vehicles.
+    pub no_values: Vec<(VehicleKey, Signal)>,
     /// Labels that mean nothing here.
     pub unmapped: u64,
     /// A message of the protocol itself.
@@ -116,7 +116,11 @@ impl Reader<'_> {
             );
             return Err(Unreadable::new(Reason::ConnectionMismatch, detail));
         }
-        let interpreter = &known.interpreter;
+        let Provision {
+            interpreter,
+            vehicles,
+            ..
+        } = &known.provision;
         let items = match interpreter.interpret(&received.frame.body)? {
             Interpretation::Report(items) => items,
             Interpretation::Control(control) => {
@@ -133,10 +137,19 @@ impl Reader<'_> {
                 });
             }
         };
+        let key = |device: &str| match vehicles.of(device) {
+            Ok(vehicle) => Ok(VehicleKey {
+                workspace: attributes.workspace.clone(),
+                vehicle,
+            }),
+            Err(error) => Err(Unreadable::new(Reason::InvalidVehicle, error.to_string())),
+        };
         let mut contents = Contents::default();
         for item in items {
             match item {
-                Item::NoValue => contents.no_values += 1,
+                Item::NoValue { device, signal } => {
+                    contents.no_values.push((key(&device)?, signal));
+                }
                 Item::Unmapped => contents.unmapped += 1,
                 Item::Observed(observed) => contents.observations.push(Observation {
                     shard: partition(
@@ -145,11 +158,8 @@ impl Reader<'_> {
                         &observed.device,
                         self.shards,
                     ),
-                    registers: interpreter.registers_unknown(),
-                    key: VehicleKey {
-                        workspace: attributes.workspace.clone(),
-                        vehicle: observed.vehicle,
-                    },
+                    registers: vehicles.register_unknown,
+                    key: key(&observed.device)?,
                     signal: observed.signal,
                     reading: Reading {
                         value: observed.value,

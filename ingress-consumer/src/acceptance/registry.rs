@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use shared_model::{ConnectionId, Provider, WorkspaceId};
 use sqlx::PgPool;
 
-use crate::interpret::Interpreter;
+use crate::interpret::{Provision, provision};
 use crate::store::{StoreError, connection};
 
 const KEEP: Duration = Duration::from_secs(10);
@@ -20,7 +20,7 @@ pub struct Known {
     /// Its provider.
     pub provider: Provider,
     /// How its frames are read.
-    pub interpreter: Interpreter,
+    pub provision: Provision,
 }
 
 /// Looks connections up.
@@ -58,13 +58,14 @@ impl Registry {
         let Some(found) = connection::find(&mut connection, id).await? else {
             return Ok(None);
         };
-        let interpreter = Interpreter::new(&found.provider, &found.settings).map_err(|error| {
-            StoreError::inconsistent("core.connection", "settings", id.to_string(), error)
-        })?;
+        let provision =
+            provision(&found.provider, found.kind, &found.settings).map_err(|error| {
+                StoreError::inconsistent("core.connection", "settings", id.to_string(), error)
+            })?;
         let known = Arc::new(Known {
             workspace: found.workspace,
             provider: found.provider,
-            interpreter,
+            provision,
         });
         let mut all = self.known.write().unwrap_or_else(PoisonError::into_inner);
         all.insert(id, (Instant::now(), Arc::clone(&known)));

@@ -6,20 +6,21 @@ use axum::extract::State;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, Utc};
+use runtime::db;
 use runtime::http::{Json, PageSize, Path, Problem, Query};
-use runtime::{clock, db};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use shared_model::partition::partition;
-use shared_model::{ConnectionId, EventType, Provider, WorkspaceId};
+use shared_model::{ConnectionId, ConnectionKind, EventType, Provider, WorkspaceId};
 use sqlx::{Postgres, Transaction};
 
+use super::check::check;
 use super::{Control, installation};
 use crate::acceptance::registered;
 use crate::acceptance::status::events;
 use crate::decide::VehicleState;
 use crate::installation::Installation;
-use crate::interpret::Interpreter;
+use crate::interpret::Provision;
 use crate::metrics;
 use crate::store::connection::{self, Connection};
 use crate::store::event_log::{self, NewEvent};
@@ -32,11 +33,14 @@ use crate::store::{StoreError, status, stream};
 pub struct NewConnection {
     /// The provider's protocol, such as `viriciti`.
     pub provider: String,
-    /// `stream`: a websocket that a publisher reads.
+    /// `stream`: a websocket that a publisher reads; `poll`: an HTTP API that the core asks; `push`:
+    /// delivered over HTTP provider-ingest.
     pub kind: String,
-    /// The websocket's URL.
+    /// The websocket's or the API's URL; none for `push`.
+    #[serde(default)]
     pub endpoint: String,
-    /// Where the credential is: `env:NAME` or `file:PATH`, as the publisher sees them.
+    /// Where the credential is: `env:NAME` or `file:PATH`, as the publisher (`stream`) or the core
+    /// (`poll`) sees them.
     #[serde(default)]
     pub credential: Option<String>,
     /// Settings in the provider's own terms.
@@ -52,9 +56,9 @@ pub struct ConnectionView {
     pub workspace: WorkspaceId,
     /// The provider's protocol.
     pub provider: Provider,
-    /// `stream`.
-    pub kind: String,
-    /// The websocket's URL.
+    /// How its data come.
+    pub kind: ConnectionKind,
+    /// The websocket's or the API's URL; empty for `push`.
     pub endpoint: String,
     /// Where the credential is; never the credential.
     pub credential: Option<String>,
@@ -108,103 +112,15 @@ fn not_found(workspace: &WorkspaceId, id: ConnectionId) -> Problem {
     Problem::not_found("connection-not-found", detail)
 }
 
-/// Everything wrong with a connection at once, or the connection and its interpreter.
-fn check(workspace: WorkspaceId, new: NewConnection) -> Result<(Connection, Interpreter), Problem> {
-    let mut problems = Vec::new();
-    if new.kind != "stream" {
-        problems.push(format!("kind is {:?}; known: \"stream\"", new.kind));
-    }
-    if !["ws://", "wss://"].iter().any(|scheme| {
-        new.endpoint
-            .strip_prefix(scheme)
-            .is_some_and(|host| !host.is_empty() && !host.contains('@'))
-    }) {
-        problems.push(format!(
-            "endpoint is {:?}; write a ws:// or wss:// URL without a user or password",
-            without_user_info(&new.endpoint)
-        ));
-    }
-    if holds_credential(&new.endpoint) {
-        problems.push(
-            "endpoint holds a credential in its query; write it as credential env:NAME or file:PATH"
-                .to_owned(),
-        );
-    }
-    if let Some(credential) = &new.credential
-        && !["env:", "file:"].iter().any(|kind| {
-            credential
-                .strip_prefix(kind)
-                .is_some_and(|name| !name.trim().is_empty())
-        })
-    {
-        // What was written there may be the credential itself, so it is not repeated.
-        problems.push("credential is not a reference; write env:NAME or file:PATH".to_owned());
-    }
-    let interpreter = Provider::new(new.provider.as_str())
-        .map_err(|error| error.to_string())
-        .and_then(|provider| {
-            let interpreter = Interpreter::new(&provider, &new.settings);
-            interpreter
-                .map(|i| (provider, i))
-                .map_err(|error| error.to_string())
-        });
-    match interpreter {
-        Ok((provider, interpreter)) if problems.is_empty() => {
-            let connection = Connection {
-                id: ConnectionId(clock::new_id()),
-                workspace,
-                provider,
-                kind: new.kind,
-                endpoint: new.endpoint,
-                credential: new.credential,
-                settings: new.settings,
-                created_at: clock::now(),
-            };
-            Ok((connection, interpreter))
-        }
-        found => {
-            problems.extend(found.err());
-            Err(Problem::bad_request(
-                "invalid-connection",
-                problems.join("; "),
-            ))
-        }
-    }
-}
-
-/// Whether the query names something that is a credential; ViriCiti takes its key that way too.
-fn holds_credential(url: &str) -> bool {
-    let query = url
-        .split_once('?')
-        .map_or("", |(_, query)| query)
-        .to_lowercase();
-    query
-        .split('&')
-        .filter_map(|part| part.split('=').next())
-        .any(|name| {
-            ["key", "token", "secret", "password"]
-                .iter()
-                .any(|word| name.contains(word))
-        })
-}
-
-fn without_user_info(url: &str) -> String {
-    let url = url.split('?').next().unwrap_or_default();
-    match (url.split_once("://"), url.rsplit_once('@')) {
-        (Some((scheme, _)), Some((_, host))) => format!("{scheme}://***@{host}"),
-        _ => url.to_owned(),
-    }
-}
-
 pub async fn add(
     State(control): State<Control>,
     Path(name): Path<String>,
     Json(new): Json<NewConnection>,
 ) -> Result<Response, Problem> {
-    let (connection, interpreter) = check(workspace(&name)?, new)?;
+    let (connection, provision) = check(workspace(&name)?, new)?;
     let installation = installation(&mut *control.pool.acquire().await?).await?;
     let registered = db::in_tx(&control.pool, "add_connection", |tx| {
-        insert(tx, installation, &connection, &interpreter)
+        insert(tx, installation, &connection, &provision)
     })
     .await?;
     metrics::appended("vehicle.registered", registered);
@@ -235,16 +151,17 @@ async fn insert(
     mut tx: Transaction<'static, Postgres>,
     installation: Installation,
     connection: &Connection,
-    interpreter: &Interpreter,
+    provision: &Provision,
 ) -> Result<(Transaction<'static, Postgres>, u64), StoreError> {
     connection::insert(&mut tx, connection).await?;
-    let vehicles: BTreeMap<_, _> = interpreter
+    let vehicles: BTreeMap<_, _> = provision
+        .interpreter
         .known_devices()
         .into_iter()
-        .map(|(device, vehicle)| {
+        .filter_map(|device| {
             let key = VehicleKey {
                 workspace: connection.workspace.clone(),
-                vehicle,
+                vehicle: provision.vehicles.of(&device).ok()?,
             };
             let shard = partition(
                 &connection.workspace,
@@ -261,7 +178,7 @@ async fn insert(
                     ..VehicleState::default()
                 },
             };
-            (key, vehicle)
+            Some((key, vehicle))
         })
         .collect();
     let inserted = vehicle::register(&mut tx, &vehicles).await?;
@@ -335,57 +252,4 @@ pub async fn remove(
     metrics::appended(EventType::ConnectionStatusChanged.name(), told as u64);
     tracing::info!(%workspace, connection = %id, "a connection was removed");
     Ok(StatusCode::NO_CONTENT)
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    fn check_json(new: Value) -> Result<(Connection, Interpreter), String> {
-        let new = serde_json::from_value(new).unwrap();
-        check(WorkspaceId::new("demo").unwrap(), new).map_err(|problem| problem.detail)
-    }
-
-    #[test]
-    fn a_connection_that_could_work_is_taken() {
-        let taken = check_json(json!({
-            "provider": "viriciti", "kind": "stream", "endpoint": "wss://sdk.viriciti.com/api/v2/live",
-            "credential": "env:KEY", "settings": {"vehicles": {"bus-1": ["soc"]}},
-        }));
-        assert_eq!(taken.unwrap().1.known_devices().len(), 1);
-    }
-
-    #[test]
-    fn a_key_in_the_endpoint_is_refused() {
-        let detail = check_json(json!({
-            "provider": "viriciti", "kind": "stream", "endpoint": "wss://host/live?apiKey=hunter2",
-            "settings": {"vehicles": {"bus-1": ["soc"]}},
-        }))
-        .unwrap_err();
-        assert!(
-            detail.contains("env:NAME") && !detail.contains("hunter2"),
-            "{detail}"
-        );
-    }
-
-    #[test]
-    fn all_that_is_wrong_is_said_at_once_and_no_secret_is_repeated() {
-        let detail = check_json(json!({
-            "provider": "fax", "kind": "carrier pigeon", "endpoint": "https://u:hunter2@x",
-            "credential": "hunter2", "settings": {},
-        }))
-        .unwrap_err();
-        for part in [
-            "fax",
-            "carrier pigeon",
-            "https://***@x",
-            "env:NAME",
-            "viriciti",
-        ] {
-            assert!(detail.contains(part), "{part:?} is not in {detail}");
-        }
-        assert!(!detail.contains("hunter2"), "{detail}");
-    }
 }

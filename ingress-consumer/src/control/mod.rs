@@ -1,5 +1,6 @@
 //! The control API: connections for operators, streams for publishers.
 
+mod check;
 mod connections;
 mod publishers;
 mod streams;

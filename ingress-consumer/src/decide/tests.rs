@@ -37,6 +37,13 @@ fn decide_from(before: &VehicleState, offers: &[Offer]) -> Decision {
     decide(before, offers, POLICY, at(10_000))
 }
 
+fn verdicts(judgements: &[Judgement]) -> Vec<Verdict> {
+    judgements
+        .iter()
+        .map(|judgement| judgement.verdict)
+        .collect()
+}
+
 fn state_after(offers: &[Offer]) -> VehicleState {
     decide_from(&VehicleState::default(), offers).state.unwrap()
 }
@@ -50,13 +57,16 @@ fn a_first_value_is_news() {
         (1, 1, None)
     );
     assert_eq!(decision.news, [Signal::StateOfCharge]);
-    assert_eq!(decision.verdicts, [Verdict::Accepted]);
+    assert_eq!(verdicts(&decision.judgements), [Verdict::Accepted]);
 }
 
 #[test]
 fn later_observations_win_whatever_order_they_come_in() {
     let decision = decide_from(&VehicleState::default(), &[soc(80.0, 5), soc(81.0, 3)]);
-    assert_eq!(decision.verdicts, [Verdict::Accepted, Verdict::Stale]);
+    assert_eq!(
+        verdicts(&decision.judgements),
+        [Verdict::Accepted, Verdict::Stale]
+    );
     let state = decision.state.unwrap();
     assert_eq!(
         state.signals[&Signal::StateOfCharge].value,
@@ -68,7 +78,7 @@ fn later_observations_win_whatever_order_they_come_in() {
 fn a_repeat_is_a_duplicate_and_changes_nothing() {
     let before = state_after(&[soc(80.0, 5)]);
     let decision = decide_from(&before, &[soc(80.0, 5)]);
-    assert_eq!(decision.verdicts, [Verdict::Duplicate]);
+    assert_eq!(verdicts(&decision.judgements), [Verdict::Duplicate]);
     assert_eq!(decision.state, None);
     assert!(decision.news.is_empty());
 }
@@ -81,11 +91,11 @@ fn an_old_frame_that_comes_again_is_a_duplicate_not_stale() {
         ..soc(81.0, 3)
     };
     assert_eq!(
-        decide_from(&before, &[again]).verdicts,
+        verdicts(&decide_from(&before, &[again]).judgements),
         [Verdict::Duplicate]
     );
     assert_eq!(
-        decide_from(&before, &[soc(81.0, 3)]).verdicts,
+        verdicts(&decide_from(&before, &[soc(81.0, 3)]).judgements),
         [Verdict::Stale]
     );
 }
@@ -186,7 +196,7 @@ fn a_clock_within_the_allowed_skew_is_believed() {
 fn late_data_still_say_that_the_vehicle_was_heard_from() {
     let before = state_after(&[offer(Signal::Speed, 30.0, 100, 100)]);
     let decision = decide_from(&before, &[offer(Signal::Speed, 10.0, 50, 200)]);
-    assert_eq!(decision.verdicts, [Verdict::Stale]);
+    assert_eq!(verdicts(&decision.judgements), [Verdict::Stale]);
     assert_eq!(decision.state.unwrap().last_received_at, Some(at(200)));
 }
 
@@ -239,7 +249,7 @@ proptest! {
             let (batch, tail) = rest.split_at(size.min(rest.len()));
             rest = tail;
             let decision = decide_from(&state, batch);
-            prop_assert_eq!(decision.verdicts.len(), batch.len());
+            prop_assert_eq!(decision.judgements.len(), batch.len());
             if let Some(after) = decision.state {
                 // Versions are dense: raised by one where there is news, else not at all.
                 prop_assert_eq!(after.version - state.version, u64::from(!decision.news.is_empty()));
@@ -297,8 +307,24 @@ fn what_was_asked_for_is_state_like_any_other() {
         &state_after(&[soc(80.0, 5)]),
         std::slice::from_ref(&backfilled),
     );
-    assert_eq!(decision.verdicts, [Verdict::Stale]);
+    assert_eq!(verdicts(&decision.judgements), [Verdict::Stale]);
     assert_eq!(decision.state, None, "late data change nothing");
     let decision = decide_from(&state_after(&[soc(60.0, 1)]), &[backfilled]);
     assert_eq!(decision.news, [Signal::StateOfCharge]);
+}
+
+#[test]
+fn a_loser_is_told_what_it_lost_against() {
+    let before = state_after(&[soc(81.0, 5)]);
+    let decision = decide_from(&before, &[soc(80.0, 5), soc(99.0, 4), soc(81.5, 5)]);
+    assert_eq!(
+        verdicts(&decision.judgements),
+        [Verdict::Conflict, Verdict::Stale, Verdict::Accepted]
+    );
+    let against = |n: usize| decision.judgements[n].against.clone().map(|a| a.value);
+    assert_eq!(against(0), Some(SignalValue::Number(81.0)));
+    assert_eq!(against(1), Some(SignalValue::Number(81.0)));
+    assert_eq!(against(2), None);
+    let ahead = offer(Signal::Speed, 1.0, 5_000, 10);
+    assert!(decide_from(&before, &[ahead]).judgements[0].clock_ahead);
 }

@@ -3,14 +3,21 @@
 //! Pure: bytes and a connection's settings in, observations out. One file per provider; what they
 //! share is here. Nothing is guessed: a frame is understood, or it is parked with the reason.
 
+pub mod feed;
+mod json;
+mod providers;
 mod unit;
+mod vehicles;
 pub mod viriciti;
 
-use chrono::{DateTime, Utc};
-use serde_json::Value;
-use shared_model::{Provider, Signal, SignalValue, StreamSettings, VehicleId};
+use std::fmt;
 
+use chrono::{DateTime, Utc};
+use shared_model::{Signal, SignalValue};
+
+pub use providers::{Build, InvalidConnection, Provision, provision};
 pub use unit::SourceUnit;
+pub use vehicles::Vehicles;
 
 /// What a frame means.
 #[derive(Debug, Clone, PartialEq)]
@@ -37,8 +44,13 @@ pub enum Control {
 pub enum Item {
     /// A value.
     Observed(Observed),
-    /// A signal without a value: absent, null, blank, invalid, or no position fix.
-    NoValue,
+    /// A signal without a value: null, blank, invalid, or no position fix.
+    NoValue {
+        /// The provider's own id of the sender.
+        device: String,
+        /// What was not observed.
+        signal: Signal,
+    },
     /// A label that the connection maps to no signal.
     Unmapped,
 }
@@ -48,8 +60,6 @@ pub enum Item {
 pub struct Observed {
     /// The provider's own id of the sender.
     pub device: String,
-    /// The vehicle: the device's id unless the connection maps it.
-    pub vehicle: VehicleId,
     /// What was observed.
     pub signal: Signal,
     /// The value, in the signal's unit.
@@ -128,58 +138,13 @@ impl Reason {
     }
 }
 
-/// A provider's way to read frames, with a connection's settings.
-#[derive(Debug, Clone)]
-pub enum Interpreter {
-    /// ViriCiti / ChargePoint.
-    ViriCiti(viriciti::Settings),
-}
+/// A provider's way to read frames, with a connection's settings. Pure.
+pub trait Interpret: fmt::Debug + Send + Sync {
+    /// What `frame` means: one record of a feed, one message of a socket, or a whole page of either.
+    fn interpret(&self, frame: &[u8]) -> Result<Interpretation, Unreadable>;
 
-/// Why a connection cannot be.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum InterpreterError {
-    /// There is no code for the provider.
-    #[error("provider {0} is not known; known: viriciti")]
-    UnknownProvider(Provider),
-    /// The settings are not the provider's.
-    #[error("settings are not valid: {0}")]
-    InvalidSettings(String),
-}
-
-impl Interpreter {
-    /// The interpreter for a connection. Of its `settings`, those that every stream has mean nothing
-    /// here.
-    pub fn new(provider: &Provider, settings: &Value) -> Result<Self, InterpreterError> {
-        let (_, settings) =
-            StreamSettings::split(settings).map_err(InterpreterError::InvalidSettings)?;
-        match provider.as_str() {
-            "viriciti" => viriciti::Settings::read(&settings)
-                .map(Self::ViriCiti)
-                .map_err(InterpreterError::InvalidSettings),
-            _ => Err(InterpreterError::UnknownProvider(provider.clone())),
-        }
-    }
-
-    /// What `frame` means.
-    pub fn interpret(&self, frame: &[u8]) -> Result<Interpretation, Unreadable> {
-        match self {
-            Self::ViriCiti(settings) => viriciti::interpret(settings, frame),
-        }
-    }
-
-    /// Devices that the connection's settings name, with the vehicles that they stand for.
-    #[must_use]
-    pub fn known_devices(&self) -> Vec<(String, VehicleId)> {
-        match self {
-            Self::ViriCiti(settings) => settings.known_devices(),
-        }
-    }
-
-    /// Whether a vehicle that is heard from for the first time becomes known by that.
-    #[must_use]
-    pub fn registers_unknown(&self) -> bool {
-        match self {
-            Self::ViriCiti(settings) => settings.register_unknown,
-        }
+    /// The provider's own ids of vehicles that the settings name: they are known from the start.
+    fn known_devices(&self) -> Vec<String> {
+        Vec::new()
     }
 }

@@ -7,12 +7,13 @@
 
 use std::collections::BTreeMap;
 
-use chrono::{DateTime, TimeZone, Utc};
+use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use shared_model::{Signal, SignalValue, VehicleId, time};
 
-use super::{Control, Interpretation, Item, Observed, Reason, SourceUnit, Unreadable};
+use super::json::{self, number, number_in_text, show};
+use super::{Build, Control, Interpret, Interpretation, Item, Reason, SourceUnit, Unreadable};
 
 /// A connection's settings.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -23,16 +24,6 @@ pub struct Settings {
     /// What labels mean, beyond and above the usual ones; `null` makes a label mean nothing.
     #[serde(default)]
     pub labels: BTreeMap<String, Option<LabelRule>>,
-    /// Our vehicle ids for theirs, where they differ.
-    #[serde(default)]
-    pub vehicle_ids: BTreeMap<String, VehicleId>,
-    /// Whether a vehicle that is heard from for the first time becomes known by that.
-    #[serde(default = "yes")]
-    pub register_unknown: bool,
-}
-
-const fn yes() -> bool {
-    true
 }
 
 /// What a label means: a signal, in the unit that ViriCiti's documentation gives for it, or in
@@ -124,19 +115,6 @@ impl Settings {
         Ok(settings)
     }
 
-    pub(super) fn known_devices(&self) -> Vec<(String, VehicleId)> {
-        self.vehicles
-            .keys()
-            .filter_map(|device| Some((device.clone(), self.vehicle(device).ok()?)))
-            .collect()
-    }
-
-    fn vehicle(&self, device: &str) -> Result<VehicleId, shared_model::IdError> {
-        self.vehicle_ids
-            .get(device)
-            .map_or_else(|| VehicleId::new(device), |id| Ok(id.clone()))
-    }
-
     fn rule(&self, label: &str) -> Option<LabelRule> {
         self.labels
             .get(label)
@@ -144,11 +122,24 @@ impl Settings {
     }
 }
 
+/// ViriCiti's part of a connection with `settings`.
+pub fn build(settings: &Value) -> Result<Build, String> {
+    Ok(Build::interpreter(Settings::read(settings)?))
+}
+
+impl Interpret for Settings {
+    fn interpret(&self, frame: &[u8]) -> Result<Interpretation, Unreadable> {
+        interpret(self, frame)
+    }
+
+    fn known_devices(&self) -> Vec<String> {
+        self.vehicles.keys().cloned().collect()
+    }
+}
+
 /// What `frame` means.
-pub fn interpret(settings: &Settings, frame: &[u8]) -> Result<Interpretation, Unreadable> {
-    let message: Value = serde_json::from_slice(frame)
-        .map_err(|error| Unreadable::new(Reason::InvalidSyntax, format!("not JSON: {error}")))?;
-    let Value::Object(message) = message else {
+fn interpret(settings: &Settings, frame: &[u8]) -> Result<Interpretation, Unreadable> {
+    let Value::Object(message) = json::parse(frame)? else {
         return Err(Unreadable::new(
             Reason::UnknownShape,
             "JSON, but not an object",
@@ -212,9 +203,6 @@ fn item(settings: &Settings, datum: &Map<String, Value>) -> Result<Item, Unreada
         }
         None => return Err(Unreadable::new(Reason::InvalidVehicle, "vid is missing")),
     };
-    let vehicle = settings
-        .vehicle(device)
-        .map_err(|error| Unreadable::new(Reason::InvalidVehicle, error.to_string()))?;
     let Some(label) = datum.get("label").and_then(Value::as_str) else {
         return Err(Unreadable::new(
             Reason::UnknownShape,
@@ -235,16 +223,7 @@ fn item(settings: &Settings, datum: &Map<String, Value>) -> Result<Item, Unreada
     };
     let value = value
         .map_err(|detail| Unreadable::new(Reason::InvalidValue, format!("{label}: {detail}")))?;
-    Ok(match value.filter(|value| signal.is_plausible(*value)) {
-        Some(value) => Item::Observed(Observed {
-            device: device.to_owned(),
-            vehicle,
-            signal,
-            value,
-            observed_at,
-        }),
-        None => Item::NoValue,
-    })
+    Ok(json::item(device, signal, value, observed_at))
 }
 
 /// Milliseconds since the Unix epoch, as a number or as its digits.
@@ -259,9 +238,8 @@ fn observed_at(value: Option<&Value>) -> Result<DateTime<Utc>, Unreadable> {
         None => return Err(invalid("time is missing".to_owned())),
         Some(_) => None,
     };
-    let earliest = Utc.timestamp_nanos(946_684_800_000_000_000);
-    // What is before the year 2000 is a clock that was never set, or seconds for milliseconds.
-    at.filter(|at| *at >= earliest).ok_or_else(|| {
+    // What is too early may also be seconds for milliseconds.
+    json::plausible_time(at).ok_or_else(|| {
         invalid(format!(
             "time is {}, not a time in milliseconds",
             show(value)
@@ -282,26 +260,6 @@ fn from_fraction(millis: f64) -> Option<DateTime<Utc>> {
         .and_then(time::from_unix_micros)
 }
 
-/// A number, `None` for one that is absent; the error says what stands there instead.
-fn number(value: Option<&Value>) -> Result<Option<f64>, String> {
-    match value {
-        None | Some(Value::Null) => Ok(None),
-        Some(Value::Number(number)) => Ok(number.as_f64()),
-        Some(Value::String(text)) => coordinate(text),
-        other => Err(format!("expected a number, found {}", show(other))),
-    }
-}
-
-fn coordinate(text: &str) -> Result<Option<f64>, String> {
-    let text = text.trim();
-    if text.is_empty() {
-        return Ok(None);
-    }
-    text.parse()
-        .map(Some)
-        .map_err(|_| format!("expected a number, found {text:?}"))
-}
-
 fn position(value: Option<&Value>) -> Result<Option<SignalValue>, String> {
     let (latitude, longitude) = match value {
         None | Some(Value::Null) => return Ok(None),
@@ -310,7 +268,7 @@ fn position(value: Option<&Value>) -> Result<Option<SignalValue>, String> {
             let (latitude, longitude) = text
                 .split_once('|')
                 .ok_or_else(|| format!("expected \"lat|lon\", found {text:?}"))?;
-            (coordinate(latitude)?, coordinate(longitude)?)
+            (number_in_text(latitude)?, number_in_text(longitude)?)
         }
         Some(Value::Object(point)) => {
             let either = |short, long| number(point.get(short).or_else(|| point.get(long)));
@@ -330,14 +288,6 @@ fn position(value: Option<&Value>) -> Result<Option<SignalValue>, String> {
     Ok(latitude
         .zip(longitude)
         .and_then(|(lat, lon)| SignalValue::position(lat, lon)))
-}
-
-/// A value for an error message, cut short.
-fn show(value: Option<&Value>) -> String {
-    value.map_or_else(
-        || "nothing".to_owned(),
-        |value| value.to_string().chars().take(80).collect(),
-    )
 }
 
 #[cfg(test)]

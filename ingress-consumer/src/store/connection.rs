@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, Utc};
 use serde_json::Value;
-use shared_model::{ConnectionId, Provider, WorkspaceId};
+use shared_model::{ConnectionId, ConnectionKind, Provider, WorkspaceId};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
@@ -17,9 +17,9 @@ pub struct Connection {
     pub workspace: WorkspaceId,
     /// The provider's protocol.
     pub provider: Provider,
-    /// `stream`.
-    pub kind: String,
-    /// Where to connect.
+    /// How its data come.
+    pub kind: ConnectionKind,
+    /// Where to connect; empty for a connection that is only delivered to.
     pub endpoint: String,
     /// Where the credential is.
     pub credential: Option<String>,
@@ -52,7 +52,15 @@ impl TryFrom<Row> for Connection {
             id: ConnectionId(row.connection),
             workspace: row.workspace.try_into().map_err(broken("workspace"))?,
             provider: row.provider.try_into().map_err(broken("provider"))?,
-            kind: row.kind,
+            kind: ConnectionKind::from_name(&row.kind).ok_or_else(|| {
+                let error = format!("{:?} is not known", row.kind);
+                StoreError::inconsistent(
+                    "core.connection",
+                    "kind",
+                    row.connection.to_string(),
+                    error,
+                )
+            })?,
             endpoint: row.endpoint,
             credential: row.credential,
             settings: row.settings,
@@ -76,7 +84,7 @@ pub async fn insert(pg: &mut PgConnection, connection: &Connection) -> Result<()
         connection.id.0,
         connection.workspace.as_str(),
         connection.provider.as_str(),
-        connection.kind,
+        connection.kind.name(),
         connection.endpoint,
         connection.credential,
         connection.settings,

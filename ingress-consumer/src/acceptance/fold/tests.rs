@@ -101,7 +101,7 @@ fn verdicts(effect: &Effect) -> Vec<(&'static str, u64)> {
         .tally
         .observations
         .iter()
-        .map(|((_, verdict), count)| (*verdict, *count))
+        .map(|((_, _, verdict), count)| (*verdict, *count))
         .collect()
 }
 

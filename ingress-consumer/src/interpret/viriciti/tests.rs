@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 use serde_json::json;
 
+use super::super::Observed;
 use super::*;
 
 fn settings(extra: Value) -> Settings {
@@ -26,7 +27,7 @@ fn value_with(settings: &Settings, label: &str, value: Value) -> Option<SignalVa
     match interpret(settings, datum(label, value).as_bytes()).unwrap() {
         Interpretation::Report(items) => match &items[..] {
             [Item::Observed(observed)] => Some(observed.value),
-            [Item::NoValue] => None,
+            [Item::NoValue { .. }] => None,
             other => panic!("{other:?}"),
         },
         other @ Interpretation::Control(_) => panic!("{other:?}"),
@@ -52,7 +53,6 @@ fn a_v2_datum_becomes_an_observation_in_canonical_units() {
         items,
         [Item::Observed(Observed {
             device: "bus-1".to_owned(),
-            vehicle: VehicleId::new("bus-1").unwrap(),
             signal: Signal::Odometer,
             value: SignalValue::Number(88_527_902.0),
             observed_at: "2017-11-23T11:31:34Z".parse().unwrap(),
@@ -130,7 +130,10 @@ fn absent_null_blank_and_impossible_are_no_value() {
     let absent = r#"{"type":"vehicles","payload":{"vid":"b","label":"soc","time":1511436694000}}"#;
     assert_eq!(
         read(absent),
-        Ok(Interpretation::Report(vec![Item::NoValue]))
+        Ok(Interpretation::Report(vec![Item::NoValue {
+            device: "b".to_owned(),
+            signal: Signal::StateOfCharge,
+        }]))
     );
 }
 
@@ -204,19 +207,6 @@ fn labels_are_configuration() {
 }
 
 #[test]
-fn vehicle_ids_are_configuration() {
-    let settings = settings(json!({"vehicle_ids": {"bus-1": "Line 7"}}));
-    let read = interpret(&settings, datum("soc", json!(1)).as_bytes()).unwrap();
-    let Interpretation::Report(items) = read else {
-        panic!()
-    };
-    assert!(
-        matches!(&items[..], [Item::Observed(o)] if o.device == "bus-1" && o.vehicle.as_str() == "Line 7")
-    );
-    assert_eq!(settings.known_devices()[0].1.as_str(), "Line 7");
-}
-
-#[test]
 fn what_cannot_be_read_says_why() {
     assert_reason("show acl", Reason::InvalidSyntax);
     assert_reason("", Reason::InvalidSyntax);
@@ -226,10 +216,6 @@ fn what_cannot_be_read_says_why() {
     assert_reason(r#"{"type":"vehicles"}"#, Reason::UnknownShape);
     assert_reason(
         r#"{"label":"soc","value":1,"time":1511436694000}"#,
-        Reason::InvalidVehicle,
-    );
-    assert_reason(
-        r#"{"vid":"","label":"soc","value":1,"time":1511436694000}"#,
         Reason::InvalidVehicle,
     );
     for time in [

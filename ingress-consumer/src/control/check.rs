@@ -1,0 +1,189 @@
+//! Whether a connection could work: everything that is wrong with it, said at once.
+
+use runtime::clock;
+use runtime::http::Problem;
+use shared_model::{ConnectionId, ConnectionKind, Provider, WorkspaceId};
+
+use super::connections::NewConnection;
+use crate::interpret::{Provision, provision};
+use crate::store::connection::Connection;
+
+/// The connection and how it is read, or everything that is wrong with it.
+pub fn check(
+    workspace: WorkspaceId,
+    new: NewConnection,
+) -> Result<(Connection, Provision), Problem> {
+    let mut problems = Vec::new();
+    let kind = ConnectionKind::from_name(&new.kind);
+    if kind.is_none() {
+        problems.push(format!(
+            "kind is {:?}; write \"stream\", \"poll\" or \"push\"",
+            new.kind
+        ));
+    }
+    // Of an unknown kind, everything else is checked as if it were the usual one.
+    let assumed = kind.unwrap_or(ConnectionKind::Stream);
+    problems.extend(endpoint_problem(assumed, &new.endpoint));
+    if holds_credential(&new.endpoint) {
+        problems.push(
+            "endpoint holds a credential in its query; write it as credential env:NAME or file:PATH"
+                .to_owned(),
+        );
+    }
+    if let Some(credential) = &new.credential
+        && !["env:", "file:"].iter().any(|scheme| {
+            credential
+                .strip_prefix(scheme)
+                .is_some_and(|name| !name.trim().is_empty())
+        })
+    {
+        // What was written there may be the credential itself, so it is not repeated.
+        problems.push("credential is not a reference; write env:NAME or file:PATH".to_owned());
+    }
+    let provider = Provider::new(new.provider.as_str());
+    let read = provider
+        .as_ref()
+        .map_err(ToString::to_string)
+        .and_then(|provider| {
+            provision(provider, assumed, &new.settings).map_err(|error| error.to_string())
+        });
+    match (kind, provider, read) {
+        (Some(kind), Ok(provider), Ok(provision)) if problems.is_empty() => {
+            let connection = Connection {
+                id: ConnectionId(clock::new_id()),
+                workspace,
+                provider,
+                kind,
+                endpoint: new.endpoint,
+                credential: new.credential,
+                settings: new.settings,
+                created_at: clock::now(),
+            };
+            Ok((connection, provision))
+        }
+        (_, _, read) => {
+            problems.extend(read.err());
+            Err(Problem::bad_request(
+                "invalid-connection",
+                problems.join("; "),
+            ))
+        }
+    }
+}
+
+fn endpoint_problem(kind: ConnectionKind, endpoint: &str) -> Option<String> {
+    let (schemes, named): (&[&str], _) = match kind {
+        ConnectionKind::Stream => (&["ws://", "wss://"], "a ws:// or wss:// URL"),
+        ConnectionKind::Poll => (&["http://", "https://"], "an http:// or https:// URL"),
+        ConnectionKind::Push => {
+            return (!endpoint.is_empty())
+                .then(|| "endpoint is set; a connection of kind push has none".to_owned());
+        }
+    };
+    let valid = schemes.iter().any(|scheme| {
+        endpoint
+            .strip_prefix(scheme)
+            .is_some_and(|host| !host.is_empty() && !host.contains('@'))
+    });
+    (!valid).then(|| {
+        format!(
+            "endpoint is {:?}; write {named} without a user or password",
+            without_user_info(endpoint)
+        )
+    })
+}
+
+/// Whether the query names something that is a credential; ViriCiti takes its key that way too.
+fn holds_credential(url: &str) -> bool {
+    let query = url
+        .split_once('?')
+        .map_or("", |(_, query)| query)
+        .to_lowercase();
+    query
+        .split('&')
+        .filter_map(|part| part.split('=').next())
+        .any(|name| {
+            ["key", "token", "secret", "password"]
+                .iter()
+                .any(|word| name.contains(word))
+        })
+}
+
+fn without_user_info(url: &str) -> String {
+    let url = url.split('?').next().unwrap_or_default();
+    match (url.split_once("://"), url.rsplit_once('@')) {
+        (Some((scheme, _)), Some((_, host))) => format!("{scheme}://***@{host}"),
+        _ => url.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn check_json(new: Value) -> Result<(Connection, Provision), String> {
+        let new = serde_json::from_value(new).unwrap();
+        check(WorkspaceId::new("demo").unwrap(), new).map_err(|problem| problem.detail)
+    }
+
+    #[test]
+    fn a_connection_that_could_work_is_taken() {
+        let taken = check_json(json!({
+            "provider": "viriciti", "kind": "stream", "endpoint": "wss://sdk.viriciti.com/api/v2/live",
+            "credential": "env:KEY", "settings": {"vehicles": {"bus-1": ["soc"]}},
+        }));
+        assert_eq!(taken.unwrap().1.interpreter.known_devices().len(), 1);
+    }
+
+    #[test]
+    fn what_is_pushed_needs_no_endpoint_and_what_is_polled_an_http_one() {
+        let pushed = json!({"provider": "viriciti", "kind": "push",
+            "settings": {"vehicles": {"bus-1": ["soc"]}}});
+        assert_eq!(check_json(pushed).unwrap().0.kind, ConnectionKind::Push);
+        let detail = check_json(json!({"provider": "viriciti", "kind": "push",
+            "endpoint": "wss://x", "settings": {"vehicles": {"bus-1": ["soc"]}}}))
+        .unwrap_err();
+        assert!(detail.contains("push has none"), "{detail}");
+        let detail = check_json(json!({"provider": "viriciti", "kind": "poll",
+            "endpoint": "wss://x", "settings": {"vehicles": {"bus-1": ["soc"]}}}))
+        .unwrap_err();
+        assert!(
+            detail.contains("https://") && detail.contains("stream, push"),
+            "{detail}"
+        );
+    }
+
+    #[test]
+    fn a_key_in_the_endpoint_is_refused() {
+        let detail = check_json(json!({
+            "provider": "viriciti", "kind": "stream", "endpoint": "wss://host/live?apiKey=hunter2",
+            "settings": {"vehicles": {"bus-1": ["soc"]}},
+        }))
+        .unwrap_err();
+        assert!(
+            detail.contains("env:NAME") && !detail.contains("hunter2"),
+            "{detail}"
+        );
+    }
+
+    #[test]
+    fn all_that_is_wrong_is_said_at_once_and_no_secret_is_repeated() {
+        let detail = check_json(json!({
+            "provider": "fax", "kind": "carrier pigeon", "endpoint": "https://u:hunter2@x",
+            "credential": "hunter2", "settings": {},
+        }))
+        .unwrap_err();
+        for part in [
+            "fax",
+            "carrier pigeon",
+            "https://***@x",
+            "env:NAME",
+            "viriciti",
+        ] {
+            assert!(detail.contains(part), "{part:?} is not in {detail}");
+        }
+        assert!(!detail.contains("hunter2"), "{detail}");
+    }
+}
