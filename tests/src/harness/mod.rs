@@ -1,5 +1,6 @@
 //! What tests stand on: private servers, a world of services per test, and ways to wait.
 
+mod log;
 mod publisher;
 mod servers;
 mod wait;

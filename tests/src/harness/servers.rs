@@ -6,6 +6,8 @@ use runtime::telemetry;
 use sqlx::{Connection, PgConnection};
 use tokio::sync::{Mutex, OnceCell, RwLock};
 
+use super::log;
+
 const TEMPLATE: &str = "template_headrace";
 
 /// The servers that all tests share.
@@ -29,10 +31,7 @@ pub async fn servers() -> &'static Servers {
         .get_or_init(|| async {
             telemetry::install_tls();
             telemetry::metrics_registry();
-            // The services' logs are many lines a test, so they are shown where they are asked for.
-            if std::env::var_os("RUST_LOG").is_some() {
-                drop(telemetry::init("tests", telemetry::Output::Stderr));
-            }
+            log::init();
             let binaries = Binaries::locate_or_install(|line| eprintln!("{line}")).await;
             let binaries = binaries.expect("PostgreSQL and RabbitMQ can be found or installed");
             let private = PrivateServices::ephemeral(&binaries).await;

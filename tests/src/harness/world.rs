@@ -27,6 +27,7 @@ use super::{Servers, eventually, servers, settled};
 
 /// How long anything may take that should happen soon, on a machine that is busy.
 const SOON: Duration = Duration::from_mins(1);
+const CONFIRM_TIMEOUT: Duration = Duration::from_secs(5);
 /// The partitions of a new installation.
 const PARTITIONS: u32 = 4;
 static WORLDS: AtomicU32 = AtomicU32::new(0);
@@ -100,6 +101,11 @@ impl World {
             ("database.url".to_owned(), database.clone()),
             ("database.max_connections".to_owned(), "6".to_owned()),
             ("amqp.url".to_owned(), amqp.clone()),
+            // A queue that is deleted may leave a publisher without its confirm.
+            (
+                "amqp.confirm_timeout".to_owned(),
+                format!("{}s", CONFIRM_TIMEOUT.as_secs()),
+            ),
             ("http.listen".to_owned(), "127.0.0.1:0".to_owned()),
             ("acceptance.sweep_after".to_owned(), "500ms".to_owned()),
             ("core.heartbeat".to_owned(), "250ms".to_owned()),
@@ -411,16 +417,20 @@ impl World {
         }
     }
 
-    /// Tells RabbitMQ's management API to delete something.
-    pub async fn management_delete(&self, path: &str) {
+    /// Tells RabbitMQ's management API to delete something; returns the status of its answer.
+    pub async fn management_delete(&self, path: &str) -> Option<u16> {
         let rabbitmq = self.servers.private.rabbitmq();
         let url = format!("{}/api/{path}", rabbitmq.management_url());
         let request = self
             .http
             .delete(url)
             .basic_auth(rabbitmq.user(), Some(rabbitmq.password()));
-        if let Err(error) = request.send().await {
-            tracing::warn!(%error, path, "nothing was deleted");
+        match request.send().await {
+            Ok(answer) => Some(answer.status().as_u16()),
+            Err(error) => {
+                tracing::warn!(%error, path, "nothing was deleted");
+                None
+            }
         }
     }
 
@@ -556,6 +566,7 @@ fn sender(amqp: &str) -> (Context, Publisher) {
     let context = Context::new("tests", "0");
     let config = AmqpConfig {
         url: Some(SecretUrl::new(amqp)),
+        confirm_timeout: CONFIRM_TIMEOUT,
         ..AmqpConfig::default()
     };
     let link = Link::open(&context, &config, topology::Topology::default());

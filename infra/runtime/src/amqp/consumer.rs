@@ -12,12 +12,10 @@ use lapin::types::{AMQPValue, FieldTable};
 use tokio_util::sync::CancellationToken;
 
 use super::Link;
-use super::link::Session;
+use super::link::{ANSWER_LIMIT, Session};
 use crate::backoff::Stopped;
 use crate::config::BatchLimit;
 
-/// How long the broker may take to begin a consumer. A quorum queue without a leader does not answer.
-const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 /// How long it may take to end one; whatever is not acknowledged goes back to the queue anyway.
 const CLOSE_LIMIT: Duration = Duration::from_secs(2);
 

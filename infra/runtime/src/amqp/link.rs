@@ -1,5 +1,6 @@
 //! One connection to the broker, rebuilt for as long as the service lives.
 
+use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,8 +17,8 @@ use crate::backoff::{Backoff, Stopped};
 use crate::config::AmqpConfig;
 use crate::http::Check;
 
-/// How long connecting and declaring may take: there may be a thousand partitions to declare.
-const CONNECT_LIMIT: Duration = Duration::from_secs(30);
+/// How long the broker may take to do one thing.
+pub(super) const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 const CLOSE_LIMIT: Duration = Duration::from_secs(2);
 const GOODBYE: u16 = 200;
 /// A session that lived this long was a good one.
@@ -173,6 +174,19 @@ fn is_refusal(error: &lapin::Error) -> bool {
         if matches!(error.kind(), AMQPErrorKind::Soft(_)))
 }
 
+/// What the broker answers, which takes milliseconds or does not come: a queue without a leader, or
+/// one that is being deleted, may never answer. However many queues there are, each has its time.
+pub(super) async fn answer<T>(
+    asked: impl Future<Output = Result<T, lapin::Error>>,
+) -> Result<T, lapin::Error> {
+    tokio::time::timeout(ANSWER_LIMIT, asked)
+        .await
+        .unwrap_or_else(|_| {
+            let detail = format!("no answer within {ANSWER_LIMIT:?}");
+            Err(io::Error::new(io::ErrorKind::TimedOut, detail).into())
+        })
+}
+
 struct Supervisor {
     link: Link,
     topology: Topology,
@@ -187,10 +201,9 @@ impl Supervisor {
         metrics::connected(self.link.service, false);
         let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
         loop {
-            let connecting = tokio::time::timeout(CONNECT_LIMIT, self.connect());
-            let problem = match self.closing.run_until_cancelled(connecting).await {
+            let problem = match self.closing.run_until_cancelled(self.connect()).await {
                 None => return Ok(()),
-                Some(Ok(Ok(session))) => {
+                Some(Ok(session)) => {
                     let started = Instant::now();
                     if self.serve(session).await.is_err() {
                         return Ok(());
@@ -202,23 +215,19 @@ impl Supervisor {
                     metrics::lost(self.link.service);
                     "the connection was lost".to_owned()
                 }
-                Some(Ok(Err(error))) if is_refusal(&error) => {
+                Some(Err(error)) if is_refusal(&error) => {
                     tracing::error!(
                         error = %crate::telemetry::chain(&error),
                         "the broker refuses a declaration: a queue or exchange exists otherwise"
                     );
                     error.to_string()
                 }
-                Some(Ok(Err(error))) => {
+                Some(Err(error)) => {
                     tracing::warn!(
                         error = %crate::telemetry::chain(&error),
                         "the broker is away"
                     );
                     error.to_string()
-                }
-                Some(Err(_)) => {
-                    tracing::warn!(limit = ?CONNECT_LIMIT, "the broker does not answer");
-                    format!("no answer within {CONNECT_LIMIT:?}")
                 }
             };
             self.check.down(&problem);
@@ -232,7 +241,7 @@ impl Supervisor {
         let url = self.link.config.url.as_ref().map_or("", |url| url.expose());
         let properties = ConnectionProperties::default()
             .with_connection_name(self.link.full_name.as_str().into());
-        let connection = Connection::connect(url, properties).await?;
+        let connection = answer(Connection::connect(url, properties)).await?;
         let (blocked_sender, blocked) = watch::channel(false);
         let lost = CancellationToken::new();
         let session = Session {

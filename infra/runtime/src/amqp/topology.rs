@@ -13,6 +13,8 @@ use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Channel, Connection, ErrorKind, ExchangeKind as LapinKind};
 use shared_model::topology::{Argument, ExchangeKind, Topology};
 
+use super::link::answer;
+
 const GOODBYE: u16 = 200;
 
 pub(super) async fn declare(
@@ -20,34 +22,31 @@ pub(super) async fn declare(
     topology: &Topology,
 ) -> Result<(), lapin::Error> {
     let are_known = are_known(connection, topology).await?;
-    let channel = connection.create_channel().await?;
+    let channel = answer(connection.create_channel()).await?;
     declare_on(&channel, topology).await?;
     if !are_known {
         write_to_disk(&channel).await?;
     }
-    channel.close(GOODBYE, "declared".into()).await
+    answer(channel.close(GOODBYE, "declared".into())).await
 }
 
 /// Whether the broker has every queue already.
 async fn are_known(connection: &Connection, topology: &Topology) -> Result<bool, lapin::Error> {
-    let channel = connection.create_channel().await?;
+    let channel = answer(connection.create_channel()).await?;
     let look = QueueDeclareOptions {
         passive: true,
         ..Default::default()
     };
     for queue in &topology.queues {
         let name = queue.name.as_str().into();
-        match channel
-            .queue_declare(name, look, FieldTable::default())
-            .await
-        {
+        match answer(channel.queue_declare(name, look, FieldTable::default())).await {
             Ok(_) => {}
             // The broker closes the channel with its no.
             Err(error) if is_not_found(&error) => return Ok(false),
             Err(error) => return Err(error),
         }
     }
-    channel.close(GOODBYE, "looked".into()).await?;
+    answer(channel.close(GOODBYE, "looked".into())).await?;
     Ok(true)
 }
 
@@ -63,12 +62,8 @@ async fn write_to_disk(channel: &Channel) -> Result<(), lapin::Error> {
         durable: true,
         ..Default::default()
     };
-    channel
-        .queue_declare(name.as_str().into(), options, quorum)
-        .await?;
-    channel
-        .queue_delete(name.as_str().into(), QueueDeleteOptions::default())
-        .await?;
+    answer(channel.queue_declare(name.as_str().into(), options, quorum)).await?;
+    answer(channel.queue_delete(name.as_str().into(), QueueDeleteOptions::default())).await?;
     Ok(())
 }
 
@@ -82,9 +77,8 @@ async fn declare_on(channel: &Channel, topology: &Topology) -> Result<(), lapin:
             durable: true,
             ..Default::default()
         };
-        channel
-            .exchange_declare(exchange.name.into(), kind, options, FieldTable::default())
-            .await?;
+        let name = exchange.name.into();
+        answer(channel.exchange_declare(name, kind, options, FieldTable::default())).await?;
     }
     for queue in &topology.queues {
         let name = || queue.name.as_str().into();
@@ -92,18 +86,15 @@ async fn declare_on(channel: &Channel, topology: &Topology) -> Result<(), lapin:
             durable: true,
             ..Default::default()
         };
-        channel
-            .queue_declare(name(), options, table(&queue.arguments))
-            .await?;
-        channel
-            .queue_bind(
-                name(),
-                queue.exchange.into(),
-                queue.routing_key.as_str().into(),
-                QueueBindOptions::default(),
-                FieldTable::default(),
-            )
-            .await?;
+        answer(channel.queue_declare(name(), options, table(&queue.arguments))).await?;
+        let binding = channel.queue_bind(
+            name(),
+            queue.exchange.into(),
+            queue.routing_key.as_str().into(),
+            QueueBindOptions::default(),
+            FieldTable::default(),
+        );
+        answer(binding).await?;
     }
     Ok(())
 }
