@@ -76,6 +76,8 @@ pub struct AcceptanceConfig {
     /// How long noise may wait before a sweep publishes it.
     #[serde(with = "humantime_serde")]
     pub sweep_after: Duration,
+    /// How many of a vehicle's latest observations that did not become its state are remembered.
+    pub verdicts_kept: u16,
 }
 
 impl Default for AcceptanceConfig {
@@ -83,6 +85,7 @@ impl Default for AcceptanceConfig {
         Self {
             clock_skew: Duration::from_mins(5),
             sweep_after: Duration::from_mins(1),
+            verdicts_kept: 20,
         }
     }
 }
@@ -196,6 +199,13 @@ impl Config for ConsumerConfig {
                 "acceptance.clock_skew",
                 &self.acceptance.clock_skew,
                 "write a duration up to 1day",
+            );
+        }
+        if self.acceptance.verdicts_kept > 200 {
+            problems.add(
+                "acceptance.verdicts_kept",
+                &self.acceptance.verdicts_kept,
+                "write a number from 0 to 200",
             );
         }
         if !(1..=366).contains(&self.log.partition_days_ahead) {

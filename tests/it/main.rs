@@ -13,4 +13,5 @@ mod poison;
 mod spool;
 mod status;
 mod stops;
+mod verdicts;
 mod volume;

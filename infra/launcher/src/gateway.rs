@@ -118,6 +118,10 @@ pub async fn start(context: Context, config: GatewayConfig) -> anyhow::Result<So
         )
         .route("/v1/workspaces/{workspace}/streams", upstream("core", core))
         .route(
+            "/v1/workspaces/{workspace}/vehicles/{vehicle}/verdicts",
+            upstream("core", core),
+        )
+        .route(
             "/v1/workspaces/{workspace}/vehicles",
             upstream("snapshot", snapshot),
         )

@@ -16,6 +16,7 @@ use crate::store::event_log::NewEvent;
 use crate::store::parked::{Origin, ParkedFrame};
 use crate::store::session::{Numbering, SeenFrames};
 use crate::store::vehicle::{Vehicle, VehicleKey};
+use crate::store::verdict::Rejected;
 
 /// A batch and what the store knows about it.
 pub struct Work<'a> {
@@ -34,6 +35,8 @@ pub struct Effect {
     pub tally: Tally,
     /// One per frame, in order.
     pub reports: Vec<FrameReport>,
+    /// When.
+    pub decided_at: DateTime<Utc>,
 }
 
 /// What became of a batch's contents, for metrics.
@@ -139,7 +142,10 @@ struct Offers<'a> {
 impl Work<'_> {
     /// What the batch does, at the time `now`.
     pub fn fold(&self, policy: Policy, now: DateTime<Utc>) -> Effect {
-        let mut effect = Effect::default();
+        let mut effect = Effect {
+            decided_at: now,
+            ..Effect::default()
+        };
         let mut by_vehicle = BTreeMap::<&VehicleKey, Offers<'_>>::new();
         let mut in_batch = HashSet::new();
         for (index, frame) in self.frames.iter().enumerate() {
@@ -218,6 +224,31 @@ impl Effect {
             tally: self.tally,
             reports: self.reports,
         }
+    }
+
+    /// What did not become the state of its vehicle, the newest first.
+    pub fn rejected(&self, frames: &[ReadFrame]) -> BTreeMap<VehicleKey, Vec<Rejected>> {
+        let mut rejected = BTreeMap::<_, Vec<_>>::new();
+        for (frame, report) in frames.iter().zip(&self.reports).rev() {
+            let (attributes, raw) = (&frame.received.attributes, &frame.received.frame);
+            for observation in report.observations.iter().rev() {
+                if observation.verdict == Some(Verdict::Accepted) {
+                    continue;
+                }
+                let list = rejected.entry(observation.vehicle.clone()).or_default();
+                list.push(Rejected {
+                    decided_at: self.decided_at,
+                    verdict: observation.name().to_owned(),
+                    signal: observation.signal,
+                    reading: observation.reading.clone(),
+                    against: observation.against.clone(),
+                    connection: attributes.connection,
+                    session: attributes.session,
+                    frame: raw.number,
+                });
+            }
+        }
+        rejected
     }
 
     fn count_frame(&mut self, frame: &ReadFrame, repeated: bool) {

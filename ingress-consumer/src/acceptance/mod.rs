@@ -30,7 +30,7 @@ use crate::decide::Policy;
 use crate::interpret::{Reason, Unreadable};
 use crate::metrics;
 use crate::store::parked::ParkedFrame;
-use crate::store::{StoreError, event_log, parked, session, vehicle};
+use crate::store::{StoreError, event_log, parked, session, vehicle, verdict as verdict_store};
 
 use fold::{Done, Effect, Work};
 pub use fold::{Tally, registered};
@@ -62,6 +62,7 @@ pub struct Acceptance {
     registry: Registry,
     policy: Policy,
     shards: u32,
+    verdicts_kept: u16,
 }
 
 impl Acceptance {
@@ -76,6 +77,7 @@ impl Acceptance {
             pool,
             policy,
             shards,
+            verdicts_kept: config.verdicts_kept,
         }
     }
 
@@ -203,6 +205,7 @@ impl Acceptance {
         vehicle::upsert(&mut tx, &effect.vehicles).await?;
         let parked = parked::insert(&mut tx, &effect.parked).await?;
         session::add(&mut tx, &fold::seen_frames(frames)).await?;
+        verdict_store::record(&mut tx, &effect.rejected(frames), self.verdicts_kept).await?;
         companion.write(&mut tx).await?;
         let traceparent = runtime::telemetry::traceparent();
         event_log::append(&mut tx, &effect.events, traceparent.as_deref()).await?;

@@ -4,6 +4,7 @@ mod check;
 mod connections;
 mod publishers;
 mod streams;
+mod verdicts;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
@@ -45,6 +46,10 @@ pub fn routes(pool: PgPool, ownership: OwnershipConfig) -> Router {
             put(publishers::heartbeat).delete(publishers::leave),
         )
         .route("/v1/workspaces/{workspace}/streams", get(streams::list))
+        .route(
+            "/v1/workspaces/{workspace}/vehicles/{vehicle}/verdicts",
+            get(verdicts::list),
+        )
         // A heartbeat tells of as many streams as a publisher has.
         .layer(DefaultBodyLimit::max(LARGEST_BODY))
         .with_state(Control { pool, ownership })

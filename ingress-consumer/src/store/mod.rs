@@ -13,6 +13,7 @@ pub mod setting;
 pub mod status;
 pub mod stream;
 pub mod vehicle;
+pub mod verdict;
 
 use runtime::db::{AsSqlError, Migrations};
 
