@@ -194,3 +194,37 @@ fn what_was_replaced_at_its_source_is_kept_beside_what_was_seen() {
     assert_eq!(seen.numbers, [7..=8].into_iter().collect());
     assert_eq!(seen.conflated, [2..=6].into_iter().collect());
 }
+
+#[test]
+fn each_frame_is_reported_in_its_place_with_what_became_of_it() {
+    let poison = Unreadable::new(Reason::InvalidSyntax, "not JSON");
+    let absent = Contents {
+        no_values: vec![(key("a"), Signal::Position)],
+        ..Contents::default()
+    };
+    let frames = [
+        speed(5, "a", 10.0),
+        frame(2, Err(poison)),
+        speed(4, "a", 30.0),
+        frame(6, Ok(absent)),
+    ];
+    let effect = fold(&frames, &BTreeMap::new(), &[]);
+    let found: Vec<_> = effect.reports.iter().map(|report| report.verdict).collect();
+    assert_eq!(
+        found,
+        [
+            FrameVerdict::Accepted,
+            FrameVerdict::Parked,
+            FrameVerdict::Stale,
+            FrameVerdict::NoValue
+        ]
+    );
+    let reason = effect.reports[1].reason.as_deref();
+    assert_eq!(reason, Some("invalid_syntax: not JSON"));
+    let rejected: Vec<_> = effect.rejected(&frames)[&key("a")]
+        .iter()
+        .map(|rejected| (rejected.frame, rejected.verdict.clone()))
+        .collect();
+    let newest_first = [(6, "no_value".to_owned()), (4, "stale".to_owned())];
+    assert_eq!(rejected, newest_first);
+}
