@@ -31,6 +31,8 @@ const AFTER_THE_END: Duration = Duration::from_millis(20);
 
 /// What a heartbeat is answered with, but for what is fixed.
 struct Answer {
+    /// How many streams change hands, by how; told once the transaction is committed.
+    changes: [(&'static str, usize); 3],
     publisher_epoch: u64,
     ask_again: Duration,
     takers: u32,
@@ -58,6 +60,17 @@ pub async fn heartbeat(
         );
         Problem::new(StatusCode::CONFLICT, "publisher-superseded", detail)
     })?;
+    for (change, count) in answer.changes {
+        if count > 0 {
+            tracing::info!(
+                change,
+                streams = count,
+                by = instance,
+                "streams changed hands"
+            );
+            metrics::placed(change, count as u64);
+        }
+    }
     Ok(axum::Json(Assignment {
         partitions: installation.partitions,
         partition_max_bytes: installation.partition_max_bytes,
@@ -102,22 +115,6 @@ async fn answer(
     stream::grant(pg, &granted).await?;
     stream::hand_over(pg, &handed, ownership.handover_limit).await?;
     stream::ask_back(pg, &asked).await?;
-    for (change, count) in [
-        ("granted", granted.len()),
-        ("handed_over", handed.len()),
-        ("asked_back", asked.len()),
-    ] {
-        if count > 0 {
-            tracing::info!(
-                change,
-                streams = count,
-                by = instance,
-                "streams change hands"
-            );
-            metrics::placed(change, count as u64);
-        }
-    }
-
     let assigned = stream::assigned(pg, instance).await?;
     let version = version(&assigned);
     let streams = if heartbeat.known.as_ref() == Some(&version) {
@@ -136,6 +133,11 @@ async fn answer(
         .iter()
         .filter(|publisher| !publisher.draining && publisher.instance != instance);
     let answer = Answer {
+        changes: [
+            ("granted", granted.len()),
+            ("handed_over", handed.len()),
+            ("asked_back", asked.len()),
+        ],
         publisher_epoch,
         ask_again,
         say_again: status::to_be_said_again(pg, instance).await?,
