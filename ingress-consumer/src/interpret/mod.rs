@@ -6,6 +6,9 @@
 pub mod feed;
 mod json;
 mod providers;
+pub mod rfms;
+#[cfg(test)]
+mod testing;
 mod unit;
 mod vehicles;
 pub mod viriciti;
