@@ -7,6 +7,7 @@ pub mod feed;
 mod json;
 mod providers;
 pub mod rfms;
+pub mod samsara;
 #[cfg(test)]
 mod testing;
 mod unit;
