@@ -4,6 +4,7 @@
 //! share is here. Nothing is guessed: a frame is understood, or it is parked with the reason.
 
 pub mod feed;
+pub mod geotab;
 mod json;
 mod providers;
 pub mod rfms;
