@@ -1,9 +1,15 @@
 //! Configuration of the core and the relay.
 
+mod ingest;
+mod parked;
+
 use std::time::Duration;
 
 use runtime::config::{AmqpConfig, BatchLimit, Config, DatabaseConfig, HttpConfig, Problems};
 use serde::{Deserialize, Serialize};
+
+pub use ingest::IngestConfig;
+pub use parked::ParkedConfig;
 
 const DAY: Duration = Duration::from_hours(24);
 const PARTITIONS: u32 = 4;
@@ -29,6 +35,10 @@ pub struct ConsumerConfig {
     pub log: LogConfig,
     /// Which publisher reads which stream.
     pub ownership: OwnershipConfig,
+    /// HTTP provider-ingest.
+    pub ingest: IngestConfig,
+    /// How long and how much is kept of what cannot be interpreted.
+    pub parked: ParkedConfig,
 }
 
 /// Where the core listens.
@@ -184,6 +194,8 @@ impl Config for ConsumerConfig {
         }
         self.batch.validate(problems);
         self.ownership.validate(problems);
+        self.ingest.validate(problems);
+        self.parked.validate(problems);
         if !(Duration::from_millis(100)..=DAY).contains(&self.acceptance.sweep_after) {
             problems.add(
                 "acceptance.sweep_after",

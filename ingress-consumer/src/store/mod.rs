@@ -1,11 +1,12 @@
 //! All SQL of the core: one file per family of tables.
 //!
 //! Functions take a connection, so that the caller owns the transaction. Whoever writes takes locks
-//! in this order: vehicles (sorted), parked frames, sessions (sorted), shard heads (sorted). Then no
-//! two transactions can wait for each other.
+//! in this order: vehicles (sorted), parked frames, sessions (sorted), ingest keys (sorted), shard
+//! heads (sorted). Then no two transactions can wait for each other.
 
 pub mod connection;
 pub mod event_log;
+pub mod ingest;
 pub mod parked;
 pub mod relay;
 pub mod session;
@@ -43,6 +44,9 @@ pub enum StoreError {
     /// Somebody else wrote the same rows first: load them again and decide again.
     #[error("the rows were written by somebody else in the meantime")]
     Conflict,
+    /// Another replica has done the same request: what it was answered can be looked up.
+    #[error("another replica has done the same request in the meantime")]
+    Done,
 }
 
 impl StoreError {
@@ -65,7 +69,7 @@ impl AsSqlError for StoreError {
     fn as_sql_error(&self) -> Option<&sqlx::Error> {
         match self {
             Self::Database(error) => Some(error),
-            Self::Inconsistent { .. } | Self::Conflict => None,
+            Self::Inconsistent { .. } | Self::Conflict | Self::Done => None,
         }
     }
 }
