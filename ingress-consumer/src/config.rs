@@ -1,5 +1,7 @@
 //! Configuration of the core and the relay.
 
+mod ingest;
+mod parked;
 mod polling;
 
 use std::time::Duration;
@@ -7,6 +9,8 @@ use std::time::Duration;
 use runtime::config::{AmqpConfig, BatchLimit, Config, DatabaseConfig, HttpConfig, Problems};
 use serde::{Deserialize, Serialize};
 
+pub use ingest::IngestConfig;
+pub use parked::ParkedConfig;
 pub use polling::PollingConfig;
 
 const DAY: Duration = Duration::from_hours(24);
@@ -35,6 +39,10 @@ pub struct ConsumerConfig {
     pub ownership: OwnershipConfig,
     /// How polled providers are asked.
     pub polling: PollingConfig,
+    /// HTTP provider-ingest.
+    pub ingest: IngestConfig,
+    /// How long and how much is kept of what cannot be interpreted.
+    pub parked: ParkedConfig,
 }
 
 /// Where the core listens.
@@ -194,6 +202,8 @@ impl Config for ConsumerConfig {
         self.batch.validate(problems);
         self.ownership.validate(problems);
         self.polling.validate(problems);
+        self.ingest.validate(problems);
+        self.parked.validate(problems);
         if !(Duration::from_millis(100)..=DAY).contains(&self.acceptance.sweep_after) {
             problems.add(
                 "acceptance.sweep_after",

@@ -32,6 +32,7 @@ use sqlx::PgPool;
 use acceptance::Acceptance;
 use config::ConsumerConfig;
 use installation::Installation;
+use sources::http::{Committer, Intake, Waiting};
 use sources::queue::PartitionConsumer;
 
 /// How often the event log's partitions are looked after.
@@ -47,7 +48,8 @@ pub struct Started {
 /// Starts the core; returns once its tasks run.
 pub async fn start(context: Context, config: ConsumerConfig) -> anyhow::Result<Started> {
     let pool = db::open(&context, &config.database)?;
-    let routes = control::routes(pool.clone(), config.ownership.clone());
+    let (intake, waiting) = Intake::new(context.clone(), config.ingest.clone());
+    let routes = control::routes(pool.clone(), config.ownership.clone()).merge(intake.routes());
     let address = http::serve(&context, &config.http.0, routes).await?;
     let worker = context.clone();
     let prepared = context.readiness().add("schema");
@@ -55,7 +57,7 @@ pub async fn start(context: Context, config: ConsumerConfig) -> anyhow::Result<S
         db::require_schema(&pool, &store::MIGRATIONS, worker.stopping()).await?;
         let installation = prepare(&worker, &pool, &config).await?;
         prepared.up();
-        consume(&worker, &pool, &config, installation);
+        consume(&worker, &pool, &config, installation, waiting);
         upkeep(&worker, &pool, &config).await
     });
     Ok(Started { http: address })
@@ -83,7 +85,13 @@ async fn prepare(
     }
 }
 
-fn consume(context: &Context, pool: &PgPool, config: &ConsumerConfig, installation: Installation) {
+fn consume(
+    context: &Context,
+    pool: &PgPool,
+    config: &ConsumerConfig,
+    installation: Installation,
+    waiting: Waiting,
+) {
     let Installation {
         partitions,
         partition_max_bytes,
@@ -101,6 +109,15 @@ fn consume(context: &Context, pool: &PgPool, config: &ConsumerConfig, installati
         };
         context.spawn("partition", consumer.run());
     }
+    let committer = Committer::new(
+        context.clone(),
+        pool.clone(),
+        acceptance.clone(),
+        partitions,
+        config.ingest.clone(),
+        waiting,
+    );
+    context.spawn("ingest", committer.run());
     let sweep = sweep::run(context.clone(), pool.clone(), config.acceptance.sweep_after);
     context.spawn("sweep", sweep);
     let polling = sources::polling::run(

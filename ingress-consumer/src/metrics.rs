@@ -1,5 +1,6 @@
 //! Metrics of the core and the relay.
 
+use std::collections::BTreeMap;
 use std::sync::LazyLock;
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use opentelemetry::{KeyValue, global};
 use shared_model::ConnectionId;
 
 use crate::acceptance::Tally;
+use crate::acceptance::verdict::FrameReport;
 
 static METER: LazyLock<Meter> = LazyLock::new(|| global::meter("headrace"));
 
@@ -201,4 +203,64 @@ pub fn relayed(count: u64) {
 /// How far a shard's relay is behind.
 pub fn relay_lag(shard: u32, lag: u64) {
     RELAY_LAG.record(lag, &[KeyValue::new("shard", i64::from(shard))]);
+}
+
+static INGEST_REQUESTS: LazyLock<Counter<u64>> = LazyLock::new(|| {
+    counter(
+        "headrace_ingest_requests",
+        "Requests of HTTP provider-ingest, by the status that they were answered",
+    )
+});
+static INGEST_FRAMES: LazyLock<Counter<u64>> = LazyLock::new(|| {
+    counter(
+        "headrace_ingest_frames",
+        "Frames delivered over HTTP provider-ingest, by verdict",
+    )
+});
+static INGEST_GROUP_REQUESTS: LazyLock<Histogram<u64>> = LazyLock::new(|| {
+    METER
+        .u64_histogram("headrace_ingest_group_requests")
+        .with_description("Requests of HTTP provider-ingest that share a commit")
+        .with_boundaries(vec![1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0])
+        .build()
+});
+static INGEST_GROUP_FRAMES: LazyLock<Histogram<u64>> = LazyLock::new(|| {
+    METER
+        .u64_histogram("headrace_ingest_group_frames")
+        .with_description("Frames of HTTP provider-ingest that share a commit")
+        .with_boundaries(vec![1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0])
+        .build()
+});
+static INGEST_WAITING: LazyLock<Gauge<u64>> = LazyLock::new(|| {
+    gauge(
+        "headrace_ingest_queue_requests",
+        "Requests of HTTP provider-ingest that wait for their commit",
+    )
+});
+
+/// A request of provider-ingest was answered.
+pub fn ingest_request(status: u16) {
+    INGEST_REQUESTS.add(1, &[KeyValue::new("status", i64::from(status))]);
+}
+
+/// Frames of provider-ingest were committed.
+pub fn ingest_frames(reports: &[FrameReport]) {
+    let mut verdicts = BTreeMap::<_, u64>::new();
+    for report in reports {
+        *verdicts.entry(report.verdict.name()).or_default() += 1;
+    }
+    for (verdict, count) in verdicts {
+        INGEST_FRAMES.add(count, &[KeyValue::new("verdict", verdict)]);
+    }
+}
+
+/// Requests are committed together.
+pub fn ingest_group(requests: usize, frames: usize) {
+    INGEST_GROUP_REQUESTS.record(requests as u64, &[]);
+    INGEST_GROUP_FRAMES.record(frames as u64, &[]);
+}
+
+/// So many requests wait for their commit.
+pub fn ingest_waiting(requests: usize) {
+    INGEST_WAITING.record(requests as u64, &[]);
 }

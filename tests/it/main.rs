@@ -7,6 +7,7 @@ mod documentation;
 mod end_to_end;
 mod freshness;
 mod gaps;
+mod ingest;
 mod management;
 mod ownership;
 mod poison;

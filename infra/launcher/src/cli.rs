@@ -9,7 +9,8 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 
 use crate::connection::ConnectionCommand;
-use crate::{connection, gateway, services, up};
+use crate::ingest::IngestArguments;
+use crate::{connection, gateway, ingest, services, up};
 
 #[derive(Debug, Parser)]
 #[command(
@@ -31,6 +32,8 @@ enum Command {
     /// Add, list and remove connections to providers.
     #[command(subcommand)]
     Connection(ConnectionCommand),
+    /// Deliver frames to a connection of kind push: each line of a file is one.
+    Ingest(IngestArguments),
     /// Bring every schema of a database up to date.
     Migrate {
         /// The database.
@@ -104,7 +107,13 @@ fn rate(text: &str) -> Result<f64, String> {
 /// Runs the command line of this process.
 #[must_use]
 pub fn main() -> ExitCode {
-    match Cli::parse().command {
+    main_with(std::env::args_os())
+}
+
+/// Runs the command line `arguments`, which begins with the command's name.
+#[must_use]
+pub fn main_with(arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> ExitCode {
+    match Cli::parse_from(arguments).command {
         None => {
             let defaults = Cli::parse_from(["headrace", "up"]);
             let Some(Command::Up(arguments)) = defaults.command else {
@@ -115,6 +124,7 @@ pub fn main() -> ExitCode {
         Some(Command::Up(arguments)) => up::main(arguments),
         Some(Command::Services(arguments)) => up::services_main(arguments),
         Some(Command::Connection(command)) => connection::main(command),
+        Some(Command::Ingest(arguments)) => ingest::main(arguments),
         Some(Command::Gateway { arguments }) => gateway::main(arguments),
         Some(Command::Migrate { database_url }) => services::migrate_main(&database_url),
         Some(Command::Service {

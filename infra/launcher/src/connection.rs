@@ -62,7 +62,7 @@ pub enum ConnectionCommand {
 pub struct TargetArguments {
     /// The workspace.
     #[arg(long, short)]
-    workspace: String,
+    pub(crate) workspace: String,
     /// Base URL of the API [default: that of the system that runs on the data directory].
     #[arg(long, env = "API_URL", value_name = "URL")]
     api: Option<String>,
@@ -115,15 +115,20 @@ struct Listed {
 }
 
 impl TargetArguments {
-    fn url(&self) -> anyhow::Result<String> {
-        let api = match &self.api {
-            Some(api) => api.trim_end_matches('/').to_owned(),
+    /// The API's base URL.
+    pub(crate) fn base(&self) -> anyhow::Result<String> {
+        match &self.api {
+            Some(api) => Ok(api.trim_end_matches('/').to_owned()),
             None => self.running().context(
                 "no running system was found; name its API with --api or its data with --data",
-            )?,
-        };
+            ),
+        }
+    }
+
+    fn url(&self) -> anyhow::Result<String> {
         Ok(format!(
-            "{api}/v1/workspaces/{}/connections",
+            "{}/v1/workspaces/{}/connections",
+            self.base()?,
             self.workspace
         ))
     }
@@ -230,7 +235,7 @@ impl AddArguments {
 }
 
 /// The answer, or the problem that it tells of.
-async fn expect(answer: Response) -> anyhow::Result<Response> {
+pub(crate) async fn expect(answer: Response) -> anyhow::Result<Response> {
     let status = answer.status();
     if status.is_success() {
         return Ok(answer);

@@ -1,4 +1,4 @@
-//! The gateway: one address for the read APIs and the control API.
+//! The gateway: one address for the read APIs, the control API and provider-ingest.
 //!
 //! It looks at the path, hands the request to the service that owns it, and hands the answer back as
 //! it comes. A service that is away is a 502 that names it; the others stay reachable. The internal
@@ -23,6 +23,8 @@ use runtime::{Context, service};
 use serde::{Deserialize, Serialize};
 
 const LARGEST_BODY: usize = 2 * 1024 * 1024;
+/// Of provider-ingest, as it is sent; the core bounds what is in it.
+const LARGEST_INGEST: usize = 16 * 1024 * 1024;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The gateway's configuration.
@@ -124,6 +126,15 @@ pub async fn start(context: Context, config: GatewayConfig) -> anyhow::Result<So
         .route("/v1/workspaces/{workspace}/streams", upstream("core", core))
         .route(
             "/v1/workspaces/{workspace}/vehicles/{vehicle}/verdicts",
+            upstream("core", core),
+        )
+        .route(
+            "/v1/provider-ingest",
+            upstream("core", core).layer(DefaultBodyLimit::max(LARGEST_INGEST)),
+        )
+        .route("/v1/workspaces/{workspace}/parked", upstream("core", core))
+        .route(
+            "/v1/workspaces/{workspace}/parked/{id}",
             upstream("core", core),
         )
         .route(

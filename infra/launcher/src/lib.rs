@@ -11,6 +11,7 @@ mod demo;
 mod env_file;
 pub mod gateway;
 mod hosting;
+mod ingest;
 mod screen;
 pub mod services;
 mod up;

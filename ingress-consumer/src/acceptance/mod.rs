@@ -97,8 +97,8 @@ impl Acceptance {
         let read = self.read(frames).await?;
         let done = match self.commit(&read, companion).await {
             Err(error) if is_poison(&error) && !read.is_empty() => {
-                let mut done = self.commit_or_halve(&read).await?;
-                done.merge(self.commit(&[], companion).await?);
+                let done = self.commit_or_halve(&read).await?;
+                self.commit(&[], &After(companion, &done.reports)).await?;
                 done
             }
             other => other?,
@@ -206,7 +206,7 @@ impl Acceptance {
         let parked = parked::insert(&mut tx, &effect.parked).await?;
         session::add(&mut tx, &fold::seen_frames(frames)).await?;
         verdict_store::record(&mut tx, &effect.rejected(frames), self.verdicts_kept).await?;
-        companion.write(&mut tx).await?;
+        companion.write(&mut tx, &effect.reports).await?;
         let traceparent = runtime::telemetry::traceparent();
         event_log::append(&mut tx, &effect.events, traceparent.as_deref()).await?;
         Ok((tx, effect.done(&parked)))
@@ -234,16 +234,38 @@ impl Acceptance {
 
 /// What is committed together with a batch: a cursor, a key that says that it was done.
 pub trait Companion: Send + Sync {
-    /// Writes it. Called again for each attempt; an error undoes the batch.
-    fn write<'a>(&'a self, pg: &'a mut PgConnection) -> BoxFuture<'a, Result<(), StoreError>>;
+    /// Writes it; `reports` tells what became of the batch's frames, in order. Called again for each
+    /// attempt; an error undoes the batch.
+    fn write<'a>(
+        &'a self,
+        pg: &'a mut PgConnection,
+        reports: &'a [FrameReport],
+    ) -> BoxFuture<'a, Result<(), StoreError>>;
 }
 
 /// Nothing is committed with the batch.
 struct Alone;
 
 impl Companion for Alone {
-    fn write<'a>(&'a self, _pg: &'a mut PgConnection) -> BoxFuture<'a, Result<(), StoreError>> {
+    fn write<'a>(
+        &'a self,
+        _pg: &'a mut PgConnection,
+        _reports: &'a [FrameReport],
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
         std::future::ready(Ok(())).boxed()
+    }
+}
+
+/// A companion of frames that were committed before it, in parts.
+struct After<'a>(&'a dyn Companion, &'a [FrameReport]);
+
+impl Companion for After<'_> {
+    fn write<'a>(
+        &'a self,
+        pg: &'a mut PgConnection,
+        _reports: &'a [FrameReport],
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        self.0.write(pg, self.1)
     }
 }
 

@@ -86,7 +86,7 @@ impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
         match error {
             StoreError::Database(error) => error.into(),
-            StoreError::Conflict => Self::new(
+            StoreError::Conflict | StoreError::Done => Self::new(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "conflict",
                 "others write the same rows at the moment; try again",

@@ -1,4 +1,5 @@
 //! Where observations come from. Every source ends in [`crate::acceptance`].
 
+pub mod http;
 pub mod polling;
 pub mod queue;

@@ -1,11 +1,13 @@
 //! All SQL of the core: one file per family of tables.
 //!
 //! Functions take a connection, so that the caller owns the transaction. Whoever writes takes locks
-//! in this order: vehicles (sorted), parked frames, sessions (sorted), polls with their feeds, shard heads (sorted). Then no
-//! two transactions can wait for each other.
+//! in this order: vehicles (sorted), parked frames, sessions (sorted), verdicts (sorted), polls with
+//! their feeds, ingest keys (sorted), shard heads (sorted). Then no two transactions can wait for each
+//! other.
 
 pub mod connection;
 pub mod event_log;
+pub mod ingest;
 pub mod parked;
 pub mod poll;
 pub mod poll_budget;
@@ -50,6 +52,9 @@ pub enum StoreError {
     /// What was read under a claim that somebody else has by now has no effect.
     #[error("somebody else has claimed the connection in the meantime")]
     ClaimLost,
+    /// Another replica has done the same request: what it was answered can be looked up.
+    #[error("another replica has done the same request in the meantime")]
+    Done,
 }
 
 impl StoreError {
@@ -72,7 +77,7 @@ impl AsSqlError for StoreError {
     fn as_sql_error(&self) -> Option<&sqlx::Error> {
         match self {
             Self::Database(error) => Some(error),
-            Self::Inconsistent { .. } | Self::Conflict | Self::ClaimLost => None,
+            Self::Inconsistent { .. } | Self::Conflict | Self::ClaimLost | Self::Done => None,
         }
     }
 }

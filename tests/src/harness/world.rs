@@ -176,6 +176,24 @@ impl World {
         self.running.insert(service, (context, address));
     }
 
+    /// A second core on the same servers, and where it listens.
+    ///
+    /// # Panics
+    /// If it does not start.
+    pub async fn another_core(&self) -> (Context, SocketAddr) {
+        let service = Service::IngressConsumer;
+        let keys = service.keys();
+        let settings = self.settings.iter().cloned();
+        let settings: Vec<_> = settings.filter(|(key, _)| keys.contains(key)).collect();
+        let context = Context::new(service.name(), format!("{}-1", self.vhost));
+        let address = service
+            .start(context.clone(), settings)
+            .await
+            .expect("the service starts");
+        self.ready_at(address).await;
+        (context, address)
+    }
+
     /// Starts a gateway that knows where the services listen now.
     ///
     /// # Panics
@@ -270,7 +288,11 @@ impl World {
 
     /// Waits until `service` says that it is ready.
     pub async fn ready(&self, service: Service) {
-        let url = format!("http://{}/readyz", self.address(service));
+        self.ready_at(self.address(service)).await;
+    }
+
+    async fn ready_at(&self, address: SocketAddr) {
+        let url = format!("http://{address}/readyz");
         let ask = || async {
             self.http
                 .get(&url)

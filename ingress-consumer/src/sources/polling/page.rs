@@ -10,6 +10,7 @@ use shared_model::envelope::Attributes;
 use shared_model::{Frame, FrameKind, FrameOrigin};
 use sqlx::PgConnection;
 
+use crate::acceptance::verdict::FrameReport;
 use crate::acceptance::{Companion, Received};
 use crate::store::StoreError;
 use crate::store::poll::{self, Claim, Progress};
@@ -67,7 +68,11 @@ pub struct Advance<'a> {
 }
 
 impl Companion for Advance<'_> {
-    fn write<'a>(&'a self, pg: &'a mut PgConnection) -> BoxFuture<'a, Result<(), StoreError>> {
+    fn write<'a>(
+        &'a self,
+        pg: &'a mut PgConnection,
+        _reports: &'a [FrameReport],
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
         poll::advance(pg, self.claim, &self.progress).boxed()
     }
 }

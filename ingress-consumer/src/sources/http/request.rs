@@ -1,0 +1,319 @@
+//! What a request says. Pure.
+
+use std::fmt;
+
+use axum::http::{HeaderMap, StatusCode, header};
+use bytes::Bytes;
+use chrono::{DateTime, Datelike, Utc};
+use runtime::http::Problem;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use shared_model::{ConnectionId, WorkspaceId, time};
+
+/// Frames for one connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Envelope {
+    /// Whose data these are.
+    pub workspace: WorkspaceId,
+    /// The connection that they are for.
+    pub connection: ConnectionId,
+    /// The frames.
+    pub frames: Vec<PushedFrame>,
+}
+
+/// A frame as it was delivered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PushedFrame {
+    /// The message, byte for byte.
+    pub body: Bytes,
+    /// When the sender received it, if it says so.
+    pub received_at: Option<DateTime<Utc>>,
+}
+
+/// How envelopes are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// One envelope, or an array of them.
+    Json,
+    /// An envelope a line.
+    Ndjson,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawEnvelope<'a> {
+    workspace: WorkspaceId,
+    connection: ConnectionId,
+    #[serde(borrow)]
+    frames: Vec<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawFrame {
+    body: String,
+    #[serde(default)]
+    received_at: Option<DateTime<Utc>>,
+}
+
+/// Where in a request something is.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    word: &'static str,
+    number: usize,
+    frame: Option<usize>,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.word, self.number)?;
+        match self.frame {
+            Some(frame) => write!(f, ", frame {frame}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// What the headers say about the body.
+pub fn format(headers: &HeaderMap) -> Result<Format, Problem> {
+    let refused = |detail: String| {
+        let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+        Problem::new(status, "unsupported-media-type", detail)
+    };
+    // Encodings that are known have been taken off, with their header.
+    if let Some(encoding) = headers.get(header::CONTENT_ENCODING)
+        && encoding != "identity"
+    {
+        let detail =
+            format!("Content-Encoding is {encoding:?}; write gzip or zstd, or leave it out");
+        return Err(refused(detail));
+    }
+    let content_type = headers
+        .get(header::CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default();
+    let essence = content_type.split(';').next().unwrap_or_default().trim();
+    match essence.to_ascii_lowercase().as_str() {
+        "application/json" => Ok(Format::Json),
+        "application/x-ndjson" => Ok(Format::Ndjson),
+        _ => Err(refused(format!(
+            "Content-Type is {content_type:?}; write application/json or application/x-ndjson"
+        ))),
+    }
+}
+
+/// The envelopes in `body`, with at most `most` frames in all and one at least.
+pub fn parse(format: Format, body: &[u8], most: usize) -> Result<Vec<Envelope>, Problem> {
+    let text = std::str::from_utf8(body)
+        .map_err(|error| invalid(format!("byte {} is not UTF-8", error.valid_up_to())))?;
+    let (word, parts) = split(format, text)?;
+    let mut frames = 0;
+    let mut envelopes = Vec::with_capacity(parts.len());
+    for (number, part) in parts {
+        let place = Place {
+            word,
+            number,
+            frame: None,
+        };
+        let envelope = envelope(part, place)?;
+        frames += envelope.frames.len();
+        if frames > most {
+            let detail = format!(
+                "{place}: the request has more than {most} frames (ingest.max_frames); send it in \
+                 parts"
+            );
+            return Err(Problem::new(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "too-many-frames",
+                detail,
+            ));
+        }
+        envelopes.push(envelope);
+    }
+    if frames == 0 {
+        return Err(invalid("the request holds no frame".to_owned()));
+    }
+    Ok(envelopes)
+}
+
+/// What a request's parts are called in errors, and the text of each with its number.
+type Parts<'a> = (&'static str, Vec<(usize, &'a str)>);
+
+fn split(format: Format, text: &str) -> Result<Parts<'_>, Problem> {
+    match format {
+        Format::Ndjson => {
+            let lines = (1..).zip(text.lines());
+            let lines = lines.filter(|(_, line)| !line.trim().is_empty());
+            Ok(("line", lines.collect()))
+        }
+        Format::Json if text.trim_start().starts_with('[') => {
+            let parts: Vec<&RawValue> =
+                serde_json::from_str(text).map_err(|error| invalid(error.to_string()))?;
+            let parts = parts.into_iter().map(RawValue::get);
+            Ok(("envelope", (1..).zip(parts).collect()))
+        }
+        Format::Json => Ok(("envelope", vec![(1, text)])),
+    }
+}
+
+fn envelope(text: &str, place: Place) -> Result<Envelope, Problem> {
+    let raw: RawEnvelope<'_> = serde_json::from_str(text).map_err(|error| {
+        invalid(format!(
+            r#"{place}: {error}; write {{"workspace":"…","connection":"…","frames":[{{"body":"…"}}]}}"#
+        ))
+    })?;
+    let frames = (1..).zip(raw.frames).map(|(number, frame)| {
+        let place = Place {
+            frame: Some(number),
+            ..place
+        };
+        pushed_frame(frame.get(), place)
+    });
+    Ok(Envelope {
+        workspace: raw.workspace,
+        connection: raw.connection,
+        frames: frames.collect::<Result<_, _>>()?,
+    })
+}
+
+fn pushed_frame(text: &str, place: Place) -> Result<PushedFrame, Problem> {
+    let raw: RawFrame = serde_json::from_str(text).map_err(|error| {
+        invalid(format!(
+            r#"{place}: {error}; write {{"body":"…"}}, with "received_at" in RFC 3339 if it is known"#
+        ))
+    })?;
+    // What is further off than this cannot be stored.
+    let is_possible = |at: &DateTime<Utc>| (2000..=9999).contains(&at.year());
+    if raw.received_at.as_ref().is_some_and(|at| !is_possible(at)) {
+        let detail = format!("{place}: received_at is not between the years 2000 and 9999");
+        return Err(invalid(detail));
+    }
+    Ok(PushedFrame {
+        body: Bytes::from(raw.body),
+        received_at: raw.received_at.map(time::to_micros),
+    })
+}
+
+fn invalid(detail: String) -> Problem {
+    Problem::bad_request("invalid-body", detail)
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::HeaderValue;
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    const CONNECTION: &str = "01890a5d-ac96-774b-bcce-b302099a8057";
+
+    fn one(bodies: &[&str]) -> String {
+        let frames: Vec<_> = bodies.iter().map(|body| json!({"body": body})).collect();
+        json!({"workspace": "w", "connection": CONNECTION, "frames": frames}).to_string()
+    }
+
+    fn bodies(envelopes: &[Envelope]) -> Vec<&[u8]> {
+        let frames = envelopes.iter().flat_map(|envelope| &envelope.frames);
+        frames.map(|frame| frame.body.as_ref()).collect()
+    }
+
+    #[test]
+    fn an_envelope_an_array_and_lines_say_the_same() {
+        let (first, second) = (one(&["a", "b\n\u{0}"]), one(&["c"]));
+        for (format, text) in [
+            (Format::Json, format!(" [{first},\n{second}]")),
+            (Format::Ndjson, format!("{first}\n\n{second}\n")),
+        ] {
+            let envelopes = parse(format, text.as_bytes(), 3).unwrap();
+            assert_eq!(bodies(&envelopes), [&b"a"[..], b"b\n\0", b"c"]);
+            assert_eq!(envelopes[1].workspace.as_str(), "w");
+        }
+        assert_eq!(parse(Format::Json, first.as_bytes(), 3).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn a_time_of_receipt_is_read_to_the_microsecond() {
+        let text = format!(
+            r#"{{"workspace":"w","connection":"{CONNECTION}","frames":
+               [{{"body":"a","received_at":"2024-02-03T04:05:06.123456789+01:00"}}]}}"#
+        );
+        let envelopes = parse(Format::Json, text.as_bytes(), 1).unwrap();
+        let at = envelopes[0].frames[0].received_at.unwrap();
+        assert_eq!(at.to_rfc3339(), "2024-02-03T03:05:06.123456+00:00");
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_with_its_place() {
+        let good = one(&["a"]);
+        for (format, text, status, parts) in [
+            (
+                Format::Ndjson,
+                format!("{good}\n{{}}"),
+                400,
+                ["line 2:", "workspace"],
+            ),
+            (
+                Format::Json,
+                format!("[{good},7]"),
+                400,
+                ["envelope 2:", "frames"],
+            ),
+            (
+                Format::Json,
+                good.replace("body", "text"),
+                400,
+                ["envelope 1, frame 1:", "text"],
+            ),
+            (
+                Format::Json,
+                good.replace("\"w\"", "\"W\""),
+                400,
+                ["envelope 1:", "a-z"],
+            ),
+            (Format::Json, "[]".to_owned(), 400, ["no frame", ""]),
+            (Format::Json, "{".to_owned(), 400, ["envelope 1:", "EOF"]),
+            (
+                Format::Json,
+                one(&["a"]).replace("\"a\"", "\"a\",\"received_at\":\"1999-01-01T00:00:00Z\""),
+                400,
+                ["frame 1:", "2000"],
+            ),
+            (
+                Format::Json,
+                one(&["a"; 4]),
+                413,
+                ["envelope 1:", "ingest.max_frames"],
+            ),
+        ] {
+            let problem = parse(format, text.as_bytes(), 3).unwrap_err();
+            assert_eq!(problem.status, status, "{text}");
+            for part in parts {
+                assert!(problem.detail.contains(part), "{text}: {}", problem.detail);
+            }
+        }
+        assert_eq!(parse(Format::Json, b"\xff", 3).unwrap_err().status, 400);
+    }
+
+    #[test]
+    fn a_body_says_what_it_is() {
+        let headers = |name, value| HeaderMap::from_iter([(name, HeaderValue::from_static(value))]);
+        let of = |value| format(&headers(header::CONTENT_TYPE, value));
+        assert_eq!(of("application/json; charset=utf-8"), Ok(Format::Json));
+        assert_eq!(of("application/x-ndjson"), Ok(Format::Ndjson));
+        assert_eq!(of("text/csv").unwrap_err().status, 415);
+        assert_eq!(format(&HeaderMap::new()).unwrap_err().status, 415);
+        let encoded = format(&headers(header::CONTENT_ENCODING, "br")).unwrap_err();
+        assert!(encoded.detail.contains("zstd"), "{}", encoded.detail);
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read_or_refused(body in prop::collection::vec(any::<u8>(), 0..300)) {
+            for format in [Format::Json, Format::Ndjson] {
+                let read = parse(format, &body, 10);
+                prop_assert!(read.is_err_and(|problem| problem.status == 400));
+            }
+        }
+    }
+}
