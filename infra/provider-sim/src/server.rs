@@ -154,38 +154,12 @@ impl Server {
         shared: Arc<Shared>,
         routes: Router,
     ) -> Result<Self, StartError> {
-        let failed = |source| StartError::Listen {
-            address: listen,
-            source,
-        };
-        let listener = bind(listen).map_err(failed)?;
-        let address = listener.local_addr().map_err(failed)?;
+        let (listener, address) = self::listen(listen)?;
         let service = Router::new()
             .route(LIVE_PATH, get(live))
             .with_state(Arc::clone(&shared))
             .merge(routes);
-        let shutdown = shared.shutdown.clone();
-        shared.spawn_vital(async move {
-            // Telemetry is many small frames: each leaves when it is written.
-            let listener = listener.tap_io(|stream| {
-                if let Err(error) = stream.set_nodelay(true) {
-                    tracing::debug!(%error, "cannot turn off delays on a connection");
-                }
-            });
-            let serving = axum::serve(listener, service)
-                .with_graceful_shutdown(shutdown.clone().cancelled_owned())
-                .into_future();
-            let overdue = async {
-                shutdown.cancelled().await;
-                sleep(DRAIN).await;
-            };
-            tokio::select! {
-                served = serving => if let Err(error) = served {
-                    tracing::error!(%error, "the server ended");
-                },
-                () = overdue => tracing::warn!("requests were still open when the server stopped"),
-            }
-        });
+        shared.spawn_vital(serve(listener, service, shared.shutdown.clone()));
         Ok(Self {
             address,
             _stop_on_drop: shared.shutdown.clone().drop_guard(),
@@ -210,6 +184,37 @@ impl Server {
         self.shared.shutdown.cancel();
         self.shared.tasks.close();
         self.shared.tasks.wait().await;
+    }
+}
+
+/// Opens the port; returns where.
+pub(crate) fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
+    let failed = |source| StartError::Listen { address, source };
+    let listener = bind(address).map_err(failed)?;
+    let address = listener.local_addr().map_err(failed)?;
+    Ok((listener, address))
+}
+
+/// Answers until `shutdown`; requests in progress may then finish, for a while.
+pub(crate) async fn serve(listener: TcpListener, service: Router, shutdown: CancellationToken) {
+    // Telemetry is many small frames: each leaves when it is written.
+    let listener = listener.tap_io(|stream| {
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "cannot turn off delays on a connection");
+        }
+    });
+    let serving = axum::serve(listener, service)
+        .with_graceful_shutdown(shutdown.clone().cancelled_owned())
+        .into_future();
+    let overdue = async {
+        shutdown.cancelled().await;
+        sleep(DRAIN).await;
+    };
+    tokio::select! {
+        served = serving => if let Err(error) = served {
+            tracing::error!(%error, "the server ended");
+        },
+        () = overdue => tracing::warn!("requests were still open when the server stopped"),
     }
 }
 
