@@ -3,6 +3,7 @@
 //! Pure: bytes and a connection's settings in, observations out. One file per provider; what they
 //! share is here. Nothing is guessed: a frame is understood, or it is parked with the reason.
 
+pub mod canonical;
 pub mod feed;
 pub mod geotab;
 mod json;

@@ -6,7 +6,7 @@ use serde_json::Value;
 use shared_model::{ConnectionKind, Provider, StreamSettings};
 
 use super::feed::{Feed, PollSettings};
-use super::{Interpret, Vehicles, geotab, rfms, samsara, viriciti};
+use super::{Interpret, Vehicles, canonical, geotab, rfms, samsara, viriciti};
 
 /// What a provider's code makes of a connection's settings.
 type Builder = fn(&Value) -> Result<Build, String>;
@@ -17,6 +17,7 @@ const PROVIDERS: &[(&str, Builder)] = &[
     ("rfms", rfms::build),
     ("samsara", samsara::build),
     ("geotab", geotab::build),
+    ("canonical", canonical::build),
 ];
 
 /// A provider's part of a connection.

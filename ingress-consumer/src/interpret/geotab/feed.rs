@@ -16,10 +16,7 @@ use crate::interpret::feed::{self, Access, Failure, Feed, Page, RateLimit, Reque
 
 const PATH: &str = "/apiv1";
 
-/// The name that the budget of sessions goes by in [`Feed::limit`].
-const AUTHENTICATE: &str = "Authenticate";
-
-/// How long to wait after a page that was not full.
+/// How long to wait after a page that was not full, but not nearly empty either.
 const SETTLE: Duration = Duration::from_secs(1);
 
 impl FeedName {
@@ -147,14 +144,13 @@ impl Feed for Settings {
     }
 
     fn limit(&self, feed: &str) -> RateLimit {
-        let (pool, requests) = match feed {
-            AUTHENTICATE => ("Authenticate", 10),
-            "LogRecord" => ("GetFeed LogRecord", self.requests_per_minute),
-            _ => ("GetFeed StatusData", self.requests_per_minute),
+        let pool = match feed {
+            "LogRecord" => "GetFeed LogRecord",
+            _ => "GetFeed StatusData",
         };
         RateLimit {
             pool,
-            requests,
+            requests: self.requests_per_minute,
             period: Duration::from_mins(1),
         }
     }
@@ -223,9 +219,11 @@ impl Feed for Settings {
         let records: Records<'_> = serde_json::from_str(result(response, Call::Data)?.get())
             .map_err(|error| Failure::Unreadable(error.to_string()))?;
         let reached = records.to_version.filter(|version| !version.is_empty());
-        let is_full = u32::try_from(records.data.len()).is_ok_and(|n| n >= self.results_limit);
-        let more = is_full && reached.is_some() && reached.as_deref() != version(cursor);
-        let wait = (!more && !records.data.is_empty()).then_some(SETTLE);
+        let (held, limit) = (records.data.len() as u64, u64::from(self.results_limit));
+        let moves = reached.is_some() && reached.as_deref() != version(cursor);
+        // A page that is half full may be all that the provider puts into one.
+        let more = moves && held * 2 >= limit;
+        let wait = (more && held < limit).then_some(SETTLE);
         let read_until = if more {
             records.data.iter().filter_map(|record| time(record)).max()
         } else {
