@@ -9,6 +9,10 @@ use super::StoreError;
 
 /// A feed, with what it shares with its connection's others.
 #[derive(Debug, Clone, PartialEq)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "it is a row, whose columns are independent of each other"
+)]
 pub struct FeedView {
     /// The connection.
     pub connection: Uuid,

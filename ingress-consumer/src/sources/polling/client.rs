@@ -4,7 +4,6 @@
 //! the endpoint's unless the provider's own protocol names one.
 
 use std::error::Error as _;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -26,7 +25,7 @@ pub struct ProviderClient {
 impl ProviderClient {
     /// Fails if the further authorities that the configuration names cannot be read.
     pub fn new(config: &PollingConfig) -> anyhow::Result<Self> {
-        let extra = config.extra_ca_file.as_ref().map(PathBuf::as_path);
+        let extra = config.extra_ca_file.as_deref();
         let tls = outbound::tls(extra, "polling.extra_ca_file")?;
         Ok(Self {
             http: outbound::client(tls)?,

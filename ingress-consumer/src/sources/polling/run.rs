@@ -432,6 +432,7 @@ impl Run<'_> {
 }
 
 /// A new session for each of `feeds`, in case that it has none.
+#[must_use]
 pub fn new_sessions(feeds: &[String]) -> Vec<(String, SessionId)> {
     let session = |feed: &String| (feed.clone(), SessionId(clock::new_id()));
     feeds.iter().map(session).collect()
