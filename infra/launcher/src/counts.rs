@@ -21,6 +21,7 @@ pub struct Sources {
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Counts {
     frames_in: u64,
+    rows_polled: u64,
     accepted: u64,
     duplicates: u64,
     stale: u64,
@@ -36,9 +37,10 @@ impl fmt::Display for Counts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "frames in {}  accepted {}  duplicates {}  stale {}  parked {}  queue depth {}  \
+            "frames in {}  rows polled {}  accepted {}  duplicates {}  stale {}  parked {}  queue depth {}  \
              events {}  lag {}  vehicles fresh {} / stale {}",
             self.frames_in,
+            self.rows_polled,
             self.accepted,
             self.duplicates,
             self.stale,
@@ -85,6 +87,7 @@ impl Sources {
         let vehicles = |freshness: &str| health[freshness].as_u64().unwrap_or_default();
         Ok(Counts {
             frames_in: sum(&pages, "headrace_publisher_frames_total", ""),
+            rows_polled: sum(&pages, "headrace_polling_rows_total", ""),
             accepted: verdict("accepted"),
             duplicates: verdict("duplicate"),
             stale: verdict("stale"),

@@ -2,12 +2,14 @@
 
 use std::fmt;
 
+use crate::demo::SHARED_VEHICLE;
+
 /// Everything that is worth knowing of a running system.
 #[derive(Debug, Default)]
 pub struct Screen {
     /// The gateway's address.
     pub api: String,
-    /// The demo workspace, if there is a simulated provider.
+    /// The demo workspace, if there are simulated providers.
     pub demo: Option<&'static str>,
     /// The management UI's address, user and password.
     pub management: (String, String, String),
@@ -15,8 +17,8 @@ pub struct Screen {
     pub metrics: Vec<(&'static str, String)>,
     /// Where the publisher tells how each stream is doing.
     pub streams: String,
-    /// The simulated provider's address.
-    pub simulator: Option<String>,
+    /// The simulated providers, and the addresses of their control APIs.
+    pub simulators: Vec<(&'static str, String)>,
     /// The env file.
     pub env_file: String,
     /// The directory of the logs.
@@ -30,9 +32,16 @@ impl fmt::Display for Screen {
         if let Some(demo) = self.demo {
             let base = format!("{}/v1/workspaces/{demo}", self.api);
             writeln!(f, "  vehicles        {base}/vehicles")?;
-            writeln!(f, "  a snapshot      {base}/vehicles/bus-1/snapshot")?;
-            writeln!(f, "  its health      {base}/vehicles/bus-1/health")?;
+            writeln!(
+                f,
+                "  a snapshot      {base}/vehicles/{SHARED_VEHICLE}/snapshot  (viriciti and samsara both report it)"
+            )?;
+            writeln!(
+                f,
+                "  its health      {base}/vehicles/{SHARED_VEHICLE}/health"
+            )?;
             writeln!(f, "  the fleet's     {base}/health")?;
+            writeln!(f, "  connections     {base}/connections")?;
         } else {
             writeln!(
                 f,
@@ -49,8 +58,8 @@ impl fmt::Display for Screen {
             writeln!(f, "  metrics         {url}  ({service})")?;
         }
         writeln!(f, "  streams         {}", self.streams)?;
-        if let Some(simulator) = &self.simulator {
-            writeln!(f, "  simulator       {simulator}/control/stats")?;
+        for (provider, url) in &self.simulators {
+            writeln!(f, "  simulator       {url}/control/stats  ({provider})")?;
         }
         writeln!(f, "  for scripts     {}", self.env_file)?;
         writeln!(f, "  logs            {}", self.logs)?;

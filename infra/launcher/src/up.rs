@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use private_services::{Binaries, DataDir, Durability, Event, PrivateServices};
-use provider_sim::Simulator;
 use reqwest::Client;
 use runtime::backoff::Backoff;
 use runtime::config::{self, HttpConfig};
@@ -19,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cli::{DataArguments, UpArguments};
 use crate::counts::Sources;
-use crate::demo;
+use crate::demo::{self, Providers};
 use crate::env_file::EnvFile;
 use crate::gateway::{self, GatewayConfig, Upstreams};
 use crate::hosting::{Host, Hosted};
@@ -185,7 +184,7 @@ fn note(env_file: &EnvFile, event: Event) {
 struct System {
     hosted: Vec<Hosted>,
     gateway: (Context, String),
-    simulator: Option<Simulator>,
+    providers: Option<Providers>,
 }
 
 async fn up(
@@ -205,29 +204,29 @@ async fn up(
             return ended.map_or(Ok(()), |ended| ended.map(drop)).and(stopped);
         }
     };
-    let (gateway, simulator) = started;
+    let (gateway, providers) = started;
     let system = System {
         hosted,
         gateway,
-        simulator,
+        providers,
     };
     let shown = show(servers, &system, stop).await;
     println!("Stopping the services …");
     servers.env_file.remove();
     let stopped = stop_services(system.hosted).await;
     system.gateway.0.stop().await?;
-    if let Some(simulator) = system.simulator {
-        simulator.stop().await;
+    if let Some(providers) = system.providers {
+        providers.stop().await;
     }
     shown.and(stopped)
 }
 
-/// Starts the services into `hosted`, then the gateway and the simulated provider.
+/// Starts the services into `hosted`, then the gateway and the simulated providers.
 async fn start(
     arguments: &UpArguments,
     servers: &Servers,
     hosted: &mut Vec<Hosted>,
-) -> anyhow::Result<((Context, String), Option<Simulator>)> {
+) -> anyhow::Result<((Context, String), Option<Providers>)> {
     let database = servers.private.postgres().url(DATABASE);
     services::migrate(&database).await?;
     let host = Host {
@@ -250,22 +249,17 @@ async fn start(
     }
     let gateway = start_gateway(arguments, hosted).await?;
     wait_until_ready(hosted).await?;
-    let simulator = if arguments.no_simulator {
+    let providers = if arguments.no_simulator {
         None
     } else {
         let data = servers.private.data().path();
-        let simulator = demo::simulator(data, arguments.vehicles, arguments.rate)?;
-        demo::connect(
-            &local_client()?,
-            &gateway.1,
-            data,
-            &simulator,
-            arguments.vehicles,
-        )
-        .await?;
-        Some(simulator)
+        let providers = Providers::start(data, arguments.vehicles, arguments.rate)?;
+        providers
+            .connect(&local_client()?, &gateway.1, data)
+            .await?;
+        Some(providers)
     };
-    Ok((gateway, simulator))
+    Ok((gateway, providers))
 }
 
 /// What each service is told.
@@ -410,8 +404,14 @@ async fn show(servers: &Servers, system: &System, stop: &CancellationToken) -> a
     let rabbitmq = servers.private.rabbitmq();
     env_file.set("API_URL", &system.gateway.1);
     env_file.set("WORKSPACE", demo::WORKSPACE);
-    if let Some(simulator) = &system.simulator {
-        env_file.set("SIMULATOR_URL", simulator.url());
+    let simulators = system.providers.as_ref().map(Providers::control_urls);
+    let simulators = simulators.unwrap_or_default();
+    if let Some(providers) = &system.providers {
+        env_file.set("SIMULATOR_URL", providers.stream_url());
+    }
+    for (provider, url) in &simulators {
+        let key = format!("SIMULATOR_URL_{}", provider.to_uppercase());
+        env_file.set(&key, url);
     }
     env_file
         .publish()
@@ -426,11 +426,11 @@ async fn show(servers: &Servers, system: &System, stop: &CancellationToken) -> a
         "{}",
         Screen {
             api: system.gateway.1.clone(),
-            demo: system.simulator.as_ref().map(|_| demo::WORKSPACE),
+            demo: system.providers.as_ref().map(|_| demo::WORKSPACE),
             management: management.clone(),
             metrics: metrics.clone(),
             streams: streams_url(&system.hosted),
-            simulator: system.simulator.as_ref().map(Simulator::url),
+            simulators,
             env_file: display(env_file.path()),
             logs: display(&servers.private.data().logs()),
         }

@@ -94,6 +94,11 @@ impl History {
         self.fleet.len()
     }
 
+    /// How many reports have not reached the provider yet.
+    pub(crate) fn under_way(&self) -> usize {
+        self.under_way.len()
+    }
+
     /// The place of the last report; 0 if there is none.
     pub(crate) fn last_seq(&self) -> u64 {
         self.last_seq

@@ -184,6 +184,12 @@ impl PolledSimulator {
         })
     }
 
+    /// How many reports have not reached the provider yet. Once a paused fleet has none, nothing more comes.
+    #[must_use]
+    pub fn under_way(&self) -> usize {
+        self.desk.history().under_way()
+    }
+
     /// By feed: how many records between the first and the last that were served were on no page, and lost to a customer who
     /// took each page once.
     #[must_use]

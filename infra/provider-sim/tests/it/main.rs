@@ -1,6 +1,7 @@
 //! The providers as a client sees them: over real sockets.
 
 mod client;
+mod polled;
 mod program;
 mod rest;
 mod scripted;
