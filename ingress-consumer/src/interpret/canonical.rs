@@ -44,13 +44,16 @@ fn read(report: &Map<String, Value>, items: &mut Vec<Item>) -> Result<(), Unread
         let detail = format!("signals is {}, not an object", show(report.get("signals")));
         return Err(Unreadable::new(Reason::UnknownShape, detail));
     };
-    let Some(Value::String(vehicle)) = report.get("vehicle") else {
-        let detail = format!("vehicle is {}, not text", show(report.get("vehicle")));
-        return Err(Unreadable::new(Reason::InvalidVehicle, detail));
+    let vehicle = match report.get("vehicle") {
+        text @ Some(Value::String(_)) => json::device("vehicle", text)?,
+        other => {
+            let detail = format!("vehicle is {}, not text", show(other));
+            return Err(Unreadable::new(Reason::InvalidVehicle, detail));
+        }
     };
     for (name, said) in signals {
         items.push(match Signal::from_name(name) {
-            Some(signal) => statement(vehicle, signal, said, report)?,
+            Some(signal) => statement(&vehicle, signal, said, report)?,
             // A newer sender may know more signals.
             None => Item::Unmapped,
         });

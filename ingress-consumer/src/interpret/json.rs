@@ -178,14 +178,18 @@ pub fn first_time(object: &Map<String, Value>, keys: &[&str]) -> Result<DateTime
     }
 }
 
+/// How long a device's id may be, in bytes: as long as a vehicle's. Each of a record's statements
+/// has a copy of it, so that a longer one would make much out of little.
+const LONGEST_DEVICE: usize = 512;
+
 /// The id of a device, which is text or a whole number.
 pub fn device(key: &str, value: Option<&Value>) -> Result<String, Unreadable> {
     match value {
-        Some(Value::String(device)) => Ok(device.clone()),
+        Some(Value::String(device)) if device.len() <= LONGEST_DEVICE => Ok(device.clone()),
         Some(Value::Number(device)) if device.is_u64() => Ok(device.to_string()),
         other => Err(Unreadable::new(
             Reason::InvalidVehicle,
-            format!("{key} is {}", show(other)),
+            format!("{key} is {}, not an id", show(other)),
         )),
     }
 }

@@ -62,6 +62,15 @@ pub fn numbers(items: &[Item], signal: Signal) -> Vec<f64> {
     numbers.collect()
 }
 
+/// That an id that is too long is refused: a copy of it for each of many values would fill the memory.
+#[track_caller]
+pub fn refuses_long_ids(interpreter: &dyn Interpret, with_id: impl Fn(&str) -> String) {
+    let id = "x".repeat(512);
+    interpreter.interpret(with_id(&id).as_bytes()).unwrap();
+    let longer = with_id(&format!("{id}x"));
+    assert_eq!(reason(interpreter, &longer), Reason::InvalidVehicle);
+}
+
 /// Bytes: any at all, and `sample` with some of its own replaced.
 pub fn bytes(sample: &str) -> impl Strategy<Value = Vec<u8>> + use<> {
     let sample = sample.as_bytes().to_vec();

@@ -223,6 +223,13 @@ fn the_format_is_pushed_only_and_has_no_settings() {
     }
 }
 
+#[test]
+fn ids_have_a_length() {
+    testing::refuses_long_ids(&FORMAT, |id| {
+        json!({"vehicle": id, "signals": {}}).to_string()
+    });
+}
+
 proptest! {
     #[test]
     fn any_bytes_are_read_or_refused(frame in testing::bytes(&signals(json!({"speed": 1})))) {

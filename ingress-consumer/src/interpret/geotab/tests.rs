@@ -546,6 +546,13 @@ fn each_kind_of_call_has_its_own_budget() {
     assert_eq!(limit("StatusData"), ("GetFeed StatusData", 60, 60));
 }
 
+#[test]
+fn ids_have_a_length() {
+    testing::refuses_long_ids(&usual(), |id| {
+        json!({"device": {"id": id}, "diagnostic": "b1"}).to_string()
+    });
+}
+
 proptest! {
     #[test]
     fn any_bytes_are_read_or_refused(frame in testing::bytes(LOG)) {

@@ -544,6 +544,13 @@ fn pools_are_the_feeds_and_their_size_a_setting() {
     assert_eq!(usual().limit("statuses").requests, 30);
 }
 
+#[test]
+fn ids_have_a_length() {
+    testing::refuses_long_ids(&usual(), |vin| {
+        json!({"vin": vin, "createdDateTime": "2026-07-01T10:00:00Z"}).to_string()
+    });
+}
+
 proptest! {
     #[test]
     fn any_bytes_are_read_or_refused(frame in testing::bytes(STATUS)) {

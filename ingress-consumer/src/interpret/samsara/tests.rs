@@ -416,6 +416,11 @@ fn refusals_limits_and_plain_text_are_told_apart() {
     ));
 }
 
+#[test]
+fn ids_have_a_length() {
+    testing::refuses_long_ids(&usual(), |id| json!({"id": id}).to_string());
+}
+
 proptest! {
     #[test]
     fn any_bytes_are_read_or_refused(frame in testing::bytes(SNAPSHOT)) {
