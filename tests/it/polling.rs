@@ -41,7 +41,9 @@ fn core(world: &World) -> CoreProcess {
 fn key_file(world: &World, key: &str) -> String {
     let path = world.servers.private.data().path();
     let path = path.join(format!("{}.key", world.vhost));
-    std::fs::write(&path, key).unwrap();
+    if !path.exists() {
+        std::fs::write(&path, key).unwrap();
+    }
     format!("file:{}", path.display())
 }
 
@@ -435,5 +437,36 @@ async fn a_connection_is_polled_by_request_paused_and_resumed() {
     assert_eq!(act(&world, connection, "poll").await.0, 404);
     let (_, page) = world.get("/v1/workspaces/w/polls").await;
     assert_eq!(page["items"], json!([]));
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_feed_that_is_far_behind_leaves_others_their_turn() {
+    let world = World::with(Options {
+        settings: vec![
+            ("polling.concurrency", "1"),
+            ("polling.pages_per_run", "2"),
+            ("polling.look_every", "50ms"),
+        ],
+        without: vec![Service::IngressPublisher, Service::OutboxRelay],
+        ..Options::default()
+    })
+    .await;
+    world.ready(Service::IngressConsumer).await;
+    let (behind, other) = (
+        PolledProvider::start(KEY, 1).await,
+        PolledProvider::start(KEY, 1).await,
+    );
+    behind.receive(100_000);
+    let base = world.core_url();
+    let long = connect(&world, &base, &behind, "/a", json!({})).await;
+    let ask = || async { behind.hits().len() };
+    eventually(SOON, "it is being read", ask, |hits| *hits > 10).await;
+    connect(&world, &base, &other, "/b", json!({})).await;
+    let ask = || async { other.hits().len() };
+    eventually(SOON, "the other has its turn", ask, |hits| *hits >= 3).await;
+    let long = feed(&world, long).await;
+    assert_eq!(long.state, "behind", "{long:?}");
+    assert!(long.pages <= 2, "{long:?}");
     world.stop().await;
 }

@@ -79,13 +79,13 @@ pub struct AddArguments {
     /// The provider's protocol.
     #[arg(long, default_value = "viriciti")]
     provider: String,
-    /// How data come: `stream` is a websocket.
+    /// How data come: `stream` is a websocket, `poll` an HTTP API that the core asks.
     #[arg(long, default_value = "stream")]
     kind: String,
     /// The provider's URL, such as `wss://sdk.viriciti.com/api/v2/live`.
     #[arg(long, value_name = "URL")]
     endpoint: String,
-    /// Where the credential is: `env:NAME` or `file:PATH`, as the publisher sees them.
+    /// Where the credential is: `env:NAME` or `file:PATH`, as the publisher (`stream`) or the core (`poll`) sees them.
     #[arg(long, value_name = "REFERENCE")]
     credential: Option<String>,
     /// A vehicle and its labels, such as `bus-1=soc,odo,speed,gps,power`; may be repeated.

@@ -159,7 +159,7 @@ pub async fn next_due(pg: &mut PgConnection) -> Result<Option<Duration>, StoreEr
     Ok(next.map(seconds))
 }
 
-/// Keeps a claim for another `lease`; false if it is lost.
+/// Keeps a claim for another `lease`; false if it is lost, or the connection paused.
 pub async fn renew(
     pg: &mut PgConnection,
     claim: &Claim,
@@ -168,7 +168,7 @@ pub async fn renew(
     let done = sqlx::query!(
         "UPDATE core.poll
          SET lease_until = now() + make_interval(secs => $3)
-         WHERE connection = $1 AND epoch = $2 AND owner IS NOT NULL",
+         WHERE connection = $1 AND epoch = $2 AND owner IS NOT NULL AND NOT paused",
         claim.connection.0,
         claim.epoch as i64,
         lease.as_secs_f64(),
@@ -303,8 +303,8 @@ pub struct Ending<'a> {
     pub feeds: &'a [String],
     /// For how long nothing is asked, where the provider has refused.
     pub refused_for: Option<Duration>,
-    /// Whether a page was read.
-    pub success: bool,
+    /// Whether something else came of it than a refusal.
+    pub answered: bool,
     /// What others were told of how it is doing.
     pub told: Option<&'a str>,
 }
@@ -331,7 +331,7 @@ pub async fn release(
         claim.epoch as i64,
         ending.feeds,
         ending.refused_for.map(|wait| wait.as_secs_f64()),
-        ending.success,
+        ending.answered,
         ending.told,
     )
     .execute(&mut *pg)

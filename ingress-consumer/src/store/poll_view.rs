@@ -111,7 +111,8 @@ pub async fn ask(pg: &mut PgConnection, connection: ConnectionId) -> Result<bool
     Ok(true)
 }
 
-/// Pauses or resumes a connection. A run that goes on ends with the page that it is reading.
+/// Pauses or resumes a connection. A run that goes on ends with the page that it
+/// is reading, or within a third of its lease.
 pub async fn pause(
     pg: &mut PgConnection,
     connection: ConnectionId,

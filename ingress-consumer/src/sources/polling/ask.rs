@@ -8,7 +8,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
 
 use super::Polling;
-use super::limit::{self, Reaction};
+use super::limit;
 use crate::interpret::feed::{Access, Budget, Failure, Feed, Page, RateLimit, Request, Response};
 use crate::metrics;
 use crate::store::StoreError;
@@ -178,15 +178,6 @@ impl Asker<'_> {
             budget: self.budget.clone(),
             pool: limit.pool,
         }
-    }
-
-    /// What to do about `failure`.
-    pub fn react(&self, failure: &Failure, failures: u32, limit: &RateLimit) -> Reaction {
-        let patience = limit::Patience {
-            least: self.polling.config.backoff_min,
-            most: self.polling.config.backoff_max,
-        };
-        limit::react(failure, failures, limit, patience)
     }
 
     /// `text` without the credential, which a provider may have repeated.

@@ -21,30 +21,21 @@ const SHORTEST_PERIOD: Duration = Duration::from_millis(1);
 pub enum Reaction {
     /// Put the feed off; nothing is wrong.
     Postpone(Duration),
-    /// Try again after a wait drawn from zero to this.
-    TryAgain(Duration),
+    /// Try again, later after each failure.
+    TryAgain,
     /// Ask this provider nothing for long: it would refuse again.
     Break,
 }
 
-/// How patient polling is with providers that fail.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Patience {
-    /// The bound of the first wait.
-    pub least: Duration,
-    /// What it doubles up to.
-    pub most: Duration,
-}
-
-/// What to do about `failure`, after `failures` in a row before it.
+/// What to do about `failure`, at a provider with this `limit`.
 #[must_use]
-pub fn react(failure: &Failure, failures: u32, limit: &RateLimit, patience: Patience) -> Reaction {
+pub fn react(failure: &Failure, limit: &RateLimit) -> Reaction {
     match failure {
         Failure::Limited { retry_after } => Reaction::Postpone(blocked_for(*retry_after, limit)),
         Failure::Refused(_) => Reaction::Break,
         // That a new session is over at once is the provider's trouble.
         Failure::SessionOver(_) | Failure::Passing(_) | Failure::Unreadable(_) => {
-            Reaction::TryAgain(cap(failures, patience))
+            Reaction::TryAgain
         }
     }
 }
@@ -72,11 +63,11 @@ pub fn spacing(limit: &RateLimit) -> Duration {
     (period / limit.requests.max(1)).mul_f64(1.0 + SLACK)
 }
 
-/// The bound of the wait after `failures` in a row and one more.
+/// The bound of the wait after `failures` in a row and one more: it doubles from `least` up to `most`.
 #[must_use]
-pub fn cap(failures: u32, patience: Patience) -> Duration {
+pub fn cap(failures: u32, least: Duration, most: Duration) -> Duration {
     let factor = 2_u32.checked_pow(failures).unwrap_or(u32::MAX);
-    patience.least.saturating_mul(factor).min(patience.most)
+    least.saturating_mul(factor).min(most)
 }
 
 /// The name of the budget that connections with the same `credential` (its reference) share at the same
@@ -94,11 +85,6 @@ pub fn budget(provider: &str, host: &str, credential: Option<&str>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const PATIENCE: Patience = Patience {
-        least: Duration::from_secs(1),
-        most: Duration::from_mins(5),
-    };
 
     fn limit(requests: u32, period: Duration) -> RateLimit {
         RateLimit {
@@ -137,27 +123,23 @@ mod tests {
             (Some(Duration::from_hours(20)), LONGEST_WAIT),
         ] {
             let failure = Failure::Limited { retry_after };
-            assert_eq!(
-                react(&failure, 3, &limit, PATIENCE),
-                Reaction::Postpone(wait)
-            );
+            assert_eq!(react(&failure, &limit), Reaction::Postpone(wait));
         }
     }
 
     #[test]
     fn trouble_is_waited_out_longer_and_longer_and_a_refusal_breaks_the_circuit() {
+        let (least, most) = (Duration::from_secs(1), Duration::from_mins(5));
+        for (failures, seconds) in [(0, 1), (3, 8), (9, 300), (32, 300), (u32::MAX, 300)] {
+            assert_eq!(cap(failures, least, most).as_secs(), seconds, "{failures}");
+        }
         let limit = limit(1, Duration::from_secs(1));
-        let again = |failures| {
-            let failure = Failure::Passing("HTTP 502".to_owned());
-            react(&failure, failures, &limit, PATIENCE)
-        };
-        assert_eq!(again(0), Reaction::TryAgain(Duration::from_secs(1)));
-        assert_eq!(again(3), Reaction::TryAgain(Duration::from_secs(8)));
-        for failures in [9, 31, 32, u32::MAX] {
-            assert_eq!(again(failures), Reaction::TryAgain(PATIENCE.most));
+        for failure in [Failure::Passing, Failure::Unreadable, Failure::SessionOver] {
+            let failure = failure("HTTP 502".to_owned());
+            assert_eq!(react(&failure, &limit), Reaction::TryAgain);
         }
         let refused = Failure::Refused("HTTP 401".to_owned());
-        assert_eq!(react(&refused, 0, &limit, PATIENCE), Reaction::Break);
+        assert_eq!(react(&refused, &limit), Reaction::Break);
     }
 
     #[test]

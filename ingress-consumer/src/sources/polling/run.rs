@@ -16,7 +16,7 @@ use super::ask::{Asker, Trouble};
 use super::client::host;
 use super::limit::{self, Reaction};
 use super::page::{Advance, chunks, frames};
-use crate::interpret::feed::{Failure, Page};
+use crate::interpret::feed::{Failure, Page, RateLimit};
 use crate::interpret::provision;
 use crate::metrics;
 use crate::store::StoreError;
@@ -143,7 +143,9 @@ impl Polling {
         };
         for row in due {
             if let Some(error) = &missing {
-                run.refused(&row, error, outcome).await?;
+                // The provider was not asked, so it may be tried again soon: a file that is being
+                // replaced is there the next time.
+                run.try_again(&row, error, outcome).await?;
                 continue;
             }
             match run.feed(row, outcome).await? {
@@ -167,7 +169,7 @@ impl Polling {
             let ending = Ending {
                 feeds: &outcome.feeds,
                 refused_for: outcome.refused_for,
-                success: outcome.pages > 0,
+                answered: outcome.pages > 0 || outcome.failures > 0,
                 told,
             };
             poll::release(&mut tx, claim, ending).await?;
@@ -288,9 +290,9 @@ impl Run<'_> {
                 }
                 Err(StoreError::ClaimLost) => return Ok(FeedEnd::Leave),
                 Err(error) => {
-                    let failure = Failure::Passing(chain(&error).to_string());
-                    let limit = self.asker.feed.limit(&row.feed);
-                    return self.failed(&row, failure, &limit, outcome).await;
+                    let error = format!("what was read cannot be stored: {}", chain(&error));
+                    self.try_again(&row, &error, outcome).await?;
+                    return Ok(FeedEnd::Noted);
                 }
             }
             let mut pg = polling.pool.acquire().await?;
@@ -371,22 +373,32 @@ impl Run<'_> {
         &self,
         row: &FeedRow,
         failure: Failure,
-        limit: &crate::interpret::feed::RateLimit,
+        limit: &RateLimit,
         outcome: &mut Outcome,
     ) -> Result<FeedEnd, StoreError> {
         let error = self.asker.redacted(&failure.to_string());
-        match self.asker.react(&failure, row.failures, limit) {
+        match limit::react(&failure, limit) {
             Reaction::Postpone(wait) => {
                 outcome.limited = true;
                 self.postpone(row, wait).await?;
             }
-            Reaction::TryAgain(cap) => {
-                outcome.failures = outcome.failures.max(row.failures.saturating_add(1));
-                self.note(row, &error, up_to(cap), outcome).await?;
-            }
+            Reaction::TryAgain => self.try_again(row, &error, outcome).await?,
             Reaction::Break => self.refused(row, &error, outcome).await?,
         }
         Ok(FeedEnd::Noted)
+    }
+
+    /// Puts a feed off that could not be read, longer after each failure.
+    async fn try_again(
+        &self,
+        row: &FeedRow,
+        error: &str,
+        outcome: &mut Outcome,
+    ) -> Result<(), StoreError> {
+        let config = &self.asker.polling.config;
+        let cap = limit::cap(row.failures, config.backoff_min, config.backoff_max);
+        outcome.failures = outcome.failures.max(row.failures.saturating_add(1));
+        self.note(row, error, up_to(cap), outcome).await
     }
 
     /// Opens the circuit: nothing is asked for the connection for long.
