@@ -1,9 +1,13 @@
 //! Configuration of the core and the relay.
 
+mod polling;
+
 use std::time::Duration;
 
 use runtime::config::{AmqpConfig, BatchLimit, Config, DatabaseConfig, HttpConfig, Problems};
 use serde::{Deserialize, Serialize};
+
+pub use polling::PollingConfig;
 
 const DAY: Duration = Duration::from_hours(24);
 const PARTITIONS: u32 = 4;
@@ -29,6 +33,8 @@ pub struct ConsumerConfig {
     pub log: LogConfig,
     /// Which publisher reads which stream.
     pub ownership: OwnershipConfig,
+    /// How polled providers are asked.
+    pub polling: PollingConfig,
 }
 
 /// Where the core listens.
@@ -184,6 +190,7 @@ impl Config for ConsumerConfig {
         }
         self.batch.validate(problems);
         self.ownership.validate(problems);
+        self.polling.validate(problems);
         if !(Duration::from_millis(100)..=DAY).contains(&self.acceptance.sweep_after) {
             problems.add(
                 "acceptance.sweep_after",

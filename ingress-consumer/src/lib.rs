@@ -103,6 +103,13 @@ fn consume(context: &Context, pool: &PgPool, config: &ConsumerConfig, installati
     }
     let sweep = sweep::run(context.clone(), pool.clone(), config.acceptance.sweep_after);
     context.spawn("sweep", sweep);
+    let polling = sources::polling::run(
+        context.clone(),
+        pool.clone(),
+        acceptance,
+        config.polling.clone(),
+    );
+    context.spawn("polling", polling);
     let lease = config.ownership.lease;
     let watch = acceptance::status::watch(context.clone(), pool.clone(), partitions, lease);
     context.spawn("lost owners", watch);

@@ -1,8 +1,10 @@
 //! Metrics of the core and the relay.
 
 use std::sync::LazyLock;
+use std::time::Duration;
 
-use opentelemetry::metrics::{Counter, Gauge, Meter};
+use chrono::TimeDelta;
+use opentelemetry::metrics::{Counter, Gauge, Histogram, Meter};
 use opentelemetry::{KeyValue, global};
 
 use shared_model::ConnectionId;
@@ -64,6 +66,76 @@ static RELAY_LAG: LazyLock<Gauge<u64>> = LazyLock::new(|| {
         "Events in the log that the broker has not confirmed",
     )
 });
+
+static POLL_RUNS: LazyLock<Counter<u64>> =
+    LazyLock::new(|| counter("headrace_polling_runs", "Runs by how they ended"));
+static POLL_ROWS: LazyLock<Counter<u64>> = LazyLock::new(|| {
+    counter(
+        "headrace_polling_rows",
+        "Records of the pages that were committed",
+    )
+});
+static POLL_REQUESTS: LazyLock<Histogram<f64>> = LazyLock::new(|| {
+    seconds(
+        "headrace_polling_request_duration_seconds",
+        "Requests to providers, by what came of them",
+    )
+});
+static POLL_LATE: LazyLock<Histogram<f64>> = LazyLock::new(|| {
+    seconds(
+        "headrace_polling_late_seconds",
+        "From when a connection was due to when its run began",
+    )
+});
+static POLL_LAG: LazyLock<Gauge<u64>> = LazyLock::new(|| {
+    gauge(
+        "headrace_polling_lag_seconds",
+        "How far a feed was behind its provider when it was last read",
+    )
+});
+
+fn seconds(name: &'static str, description: &'static str) -> Histogram<f64> {
+    METER
+        .f64_histogram(name)
+        .with_description(description)
+        .with_boundaries(vec![
+            0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0,
+        ])
+        .build()
+}
+
+/// A run ended.
+pub fn poll_run(outcome: &'static str) {
+    POLL_RUNS.add(1, &[KeyValue::new("outcome", outcome)]);
+}
+
+/// A run began so long after its connection was due.
+pub fn poll_late(late: Duration) {
+    POLL_LATE.record(late.as_secs_f64(), &[]);
+}
+
+/// A provider was asked.
+pub fn polled(provider: &str, outcome: &'static str, took: Duration) {
+    let labels = [
+        KeyValue::new("provider", provider.to_owned()),
+        KeyValue::new("outcome", outcome),
+    ];
+    POLL_REQUESTS.record(took.as_secs_f64(), &labels);
+}
+
+/// A page was committed.
+pub fn poll_page(provider: &str, rows: u64) {
+    POLL_ROWS.add(rows, &[KeyValue::new("provider", provider.to_owned())]);
+}
+
+/// How far a feed is behind its provider.
+pub fn poll_lag(connection: ConnectionId, feed: &str, lag: TimeDelta) {
+    let labels = [
+        KeyValue::new("connection", connection.to_string()),
+        KeyValue::new("feed", feed.to_owned()),
+    ];
+    POLL_LAG.record(lag.num_seconds().try_into().unwrap_or_default(), &labels);
+}
 
 /// `count` streams changed hands.
 pub fn placed(change: &'static str, count: u64) {

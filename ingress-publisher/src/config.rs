@@ -7,9 +7,8 @@ use std::time::Duration;
 
 use reqwest::Url;
 use runtime::config::{AmqpConfig, Config, HttpConfig, Problems};
+use runtime::outbound;
 use serde::{Deserialize, Serialize};
-
-use crate::outbound;
 
 pub use backfill::BackfillConfig;
 

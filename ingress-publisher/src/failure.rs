@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
+use runtime::credential::CredentialError;
 use tokio_tungstenite::tungstenite;
 use tungstenite::http::StatusCode;
 
-use crate::credential::CredentialError;
 use crate::dialect::SettingsError;
 use shared_model::control::StreamState;
 

@@ -25,7 +25,6 @@ mod backfill;
 mod config;
 mod conflate;
 mod control;
-mod credential;
 mod dialect;
 mod failure;
 mod flow;

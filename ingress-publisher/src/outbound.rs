@@ -3,23 +3,18 @@
 //! Both the sockets and the client trust the system's authorities and those of
 //! `stream.extra_ca_file`. The roots are read once, not for each connect.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
-use anyhow::Context as _;
-use reqwest::{Client, redirect};
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::{self, PemObject as _};
-use rustls::{ClientConfig, RootCertStore};
+use reqwest::Client;
+use runtime::outbound;
+use rustls::ClientConfig;
 use tokio::sync::Semaphore;
 
 use crate::turns::Turns;
 
 /// How many answers of all streams are in memory at once.
 const ANSWERS: usize = 8;
-const IDLE_LIMIT: Duration = Duration::from_secs(30);
-const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 
 /// What all streams share; clones are handles on the same.
 #[derive(Debug, Clone)]
@@ -34,124 +29,15 @@ pub(crate) struct Outbound {
     pub(crate) answers: Arc<Semaphore>,
 }
 
-/// Why a file gives no certificates. The text says what to do.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum CertificatesError {
-    /// It cannot be read, or not as PEM.
-    #[error("write the path of a readable file with certificates in PEM ({source})")]
-    Unreadable {
-        /// What is wrong with it.
-        source: pem::Error,
-    },
-    /// It has none.
-    #[error("write the path of a file with at least one certificate in PEM; this one has none")]
-    Empty,
-    /// One of them is no certificate of an authority.
-    #[error("a certificate in it is not usable as a root ({source}); remove or replace it")]
-    Unusable {
-        /// What is wrong with it.
-        source: rustls::Error,
-    },
-}
-
 impl Outbound {
-    /// Fails if the further authorities in the file `extra` cannot be read, or there is none at all.
+    /// Fails if the further authorities in the file `extra` cannot be read.
     pub(crate) fn new(extra: Option<&PathBuf>) -> anyhow::Result<Self> {
-        let tls = client_config(roots(extra)?)?;
-        let http = Client::builder()
-            .tls_backend_preconfigured(tls.clone())
-            // The credential is for the endpoint's host and for no other.
-            .redirect(redirect::Policy::none())
-            .no_proxy()
-            .connect_timeout(CONNECT_LIMIT)
-            .pool_idle_timeout(IDLE_LIMIT)
-            .pool_max_idle_per_host(2)
-            .build()
-            .context("the HTTP client for providers")?;
+        let tls = outbound::tls(extra.map(PathBuf::as_path), "stream.extra_ca_file")?;
         Ok(Self {
+            http: outbound::client(tls.clone())?,
             tls: Arc::new(tls),
-            http,
             turns: Turns::default(),
             answers: Arc::new(Semaphore::new(ANSWERS)),
         })
-    }
-}
-
-fn roots(extra: Option<&PathBuf>) -> anyhow::Result<RootCertStore> {
-    let mut roots = RootCertStore::empty();
-    let system = rustls_native_certs::load_native_certs();
-    let (_, unusable) = roots.add_parsable_certificates(system.certs);
-    if unusable > 0 || !system.errors.is_empty() {
-        tracing::debug!(unusable, errors = ?system.errors, "some of the system's roots are left out");
-    }
-    if let Some(path) = extra {
-        for certificate in certificates(path).context("stream.extra_ca_file")? {
-            roots.add(certificate).context("stream.extra_ca_file")?;
-        }
-    }
-    if roots.is_empty() {
-        // Plain sockets work without any.
-        tracing::warn!(
-            "no certificate authority is known: no wss:// endpoint can be reached; install the \
-             system's (package ca-certificates) or set stream.extra_ca_file"
-        );
-    }
-    Ok(roots)
-}
-
-fn client_config(roots: RootCertStore) -> anyhow::Result<ClientConfig> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .context("TLS for providers")?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    Ok(config)
-}
-
-/// The certificates in a file, each usable as a root.
-pub(crate) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, CertificatesError> {
-    let unreadable = |source| CertificatesError::Unreadable { source };
-    let found = CertificateDer::pem_file_iter(path).map_err(unreadable)?;
-    let found: Vec<_> = found.collect::<Result<_, _>>().map_err(unreadable)?;
-    if found.is_empty() {
-        return Err(CertificatesError::Empty);
-    }
-    for certificate in &found {
-        RootCertStore::empty()
-            .add(certificate.clone())
-            .map_err(|source| CertificatesError::Unusable { source })?;
-    }
-    Ok(found)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn complaint(content: &str) -> String {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(file.path(), content).unwrap();
-        certificates(file.path()).unwrap_err().to_string()
-    }
-
-    #[test]
-    fn a_file_without_usable_certificates_is_refused_with_what_to_do() {
-        let missing = certificates(Path::new("/no/such/file")).unwrap_err();
-        assert!(missing.to_string().contains("write the path"), "{missing}");
-        assert!(complaint("").contains("at least one"));
-        let broken = "-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----\n";
-        assert!(complaint(broken).contains("readable"));
-        let wrong = "-----BEGIN CERTIFICATE-----\naGVsbG8=\n-----END CERTIFICATE-----\n";
-        assert!(complaint(wrong).contains("not usable"));
-    }
-
-    #[test]
-    fn a_wrong_file_at_the_start_names_its_key() {
-        let error = Outbound::new(Some(&"/no/such/file".into())).unwrap_err();
-        assert!(
-            format!("{error:#}").contains("stream.extra_ca_file"),
-            "{error:#}"
-        );
     }
 }

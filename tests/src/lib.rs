@@ -8,5 +8,6 @@ pub mod frames;
 pub mod harness;
 mod log;
 pub mod model;
+pub mod polled;
 
 pub use log::EventLog;

@@ -23,6 +23,30 @@ pub enum ConnectionCommand {
     Add(AddArguments),
     /// List a workspace's connections, one JSON object a line.
     List(TargetArguments),
+    /// Poll a connection now instead of when it is due.
+    Poll {
+        /// Where.
+        #[command(flatten)]
+        target: TargetArguments,
+        /// The connection's id.
+        id: ConnectionId,
+    },
+    /// Stop polling a connection until it is resumed.
+    Pause {
+        /// Where.
+        #[command(flatten)]
+        target: TargetArguments,
+        /// The connection's id.
+        id: ConnectionId,
+    },
+    /// Poll a paused connection again.
+    Resume {
+        /// Where.
+        #[command(flatten)]
+        target: TargetArguments,
+        /// The connection's id.
+        id: ConnectionId,
+    },
     /// Remove a connection.
     Remove {
         /// Where.
@@ -55,13 +79,13 @@ pub struct AddArguments {
     /// The provider's protocol.
     #[arg(long, default_value = "viriciti")]
     provider: String,
-    /// How data come: `stream` is a websocket.
+    /// How data come: `stream` is a websocket, `poll` an HTTP API that the core asks.
     #[arg(long, default_value = "stream")]
     kind: String,
     /// The provider's URL, such as `wss://sdk.viriciti.com/api/v2/live`.
     #[arg(long, value_name = "URL")]
     endpoint: String,
-    /// Where the credential is: `env:NAME` or `file:PATH`, as the publisher sees them.
+    /// Where the credential is: `env:NAME` or `file:PATH`, as the publisher (`stream`) or the core (`poll`) sees them.
     #[arg(long, value_name = "REFERENCE")]
     credential: Option<String>,
     /// A vehicle and its labels, such as `bus-1=soc,odo,speed,gps,power`; may be repeated.
@@ -158,6 +182,9 @@ async fn run(command: ConnectionCommand) -> anyhow::Result<()> {
                 }
             }
         }
+        ConnectionCommand::Poll { target, id } => act(&client, &target, id, "poll").await?,
+        ConnectionCommand::Pause { target, id } => act(&client, &target, id, "pause").await?,
+        ConnectionCommand::Resume { target, id } => act(&client, &target, id, "resume").await?,
         ConnectionCommand::Remove { target, id } => {
             expect(
                 client
@@ -168,6 +195,18 @@ async fn run(command: ConnectionCommand) -> anyhow::Result<()> {
             .await?;
         }
     }
+    Ok(())
+}
+
+/// Asks the core to do something with a connection.
+async fn act(
+    client: &Client,
+    target: &TargetArguments,
+    id: ConnectionId,
+    action: &str,
+) -> anyhow::Result<()> {
+    let url = format!("{}/{id}/{action}", target.url()?);
+    expect(client.post(url).send().await?).await?;
     Ok(())
 }
 

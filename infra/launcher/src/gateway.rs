@@ -116,6 +116,11 @@ pub async fn start(context: Context, config: GatewayConfig) -> anyhow::Result<So
             "/v1/workspaces/{workspace}/connections/{connection}",
             upstream("core", core),
         )
+        .route(
+            "/v1/workspaces/{workspace}/connections/{connection}/{action}",
+            upstream("core", core),
+        )
+        .route("/v1/workspaces/{workspace}/polls", upstream("core", core))
         .route("/v1/workspaces/{workspace}/streams", upstream("core", core))
         .route(
             "/v1/workspaces/{workspace}/vehicles",

@@ -7,9 +7,11 @@ pub mod amqp;
 pub mod backoff;
 pub mod clock;
 pub mod config;
+pub mod credential;
 pub mod db;
 pub mod http;
 pub mod lifecycle;
+pub mod outbound;
 pub mod service;
 pub mod telemetry;
 

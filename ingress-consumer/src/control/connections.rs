@@ -22,10 +22,11 @@ use crate::decide::VehicleState;
 use crate::installation::Installation;
 use crate::interpret::Provision;
 use crate::metrics;
+use crate::sources::polling::new_sessions;
 use crate::store::connection::{self, Connection};
 use crate::store::event_log::{self, NewEvent};
 use crate::store::vehicle::{self, Vehicle, VehicleKey};
-use crate::store::{StoreError, status, stream};
+use crate::store::{StoreError, poll, status, stream};
 
 /// A connection to add.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -107,7 +108,7 @@ pub(super) fn workspace(text: &str) -> Result<WorkspaceId, Problem> {
         .map_err(|error| Problem::bad_request("invalid-workspace", error.to_string()))
 }
 
-fn not_found(workspace: &WorkspaceId, id: ConnectionId) -> Problem {
+pub(super) fn not_found(workspace: &WorkspaceId, id: ConnectionId) -> Problem {
     let detail = format!("workspace {workspace} has no connection {id}");
     Problem::not_found("connection-not-found", detail)
 }
@@ -154,6 +155,10 @@ async fn insert(
     provision: &Provision,
 ) -> Result<(Transaction<'static, Postgres>, u64), StoreError> {
     connection::insert(&mut tx, connection).await?;
+    if let Some((feed, _)) = &provision.poll {
+        let feeds = new_sessions(&feed.names());
+        poll::insert(&mut tx, connection.id, &feeds).await?;
+    }
     let vehicles: BTreeMap<_, _> = provision
         .interpreter
         .known_devices()
@@ -240,6 +245,7 @@ pub async fn remove(
         let mut told = Vec::new();
         if removed {
             stream::forget(&mut tx, id).await?;
+            poll::remove(&mut tx, id).await?;
             told.extend(status::remove(&mut tx, id).await?);
         }
         event_log::append(&mut tx, &events(&told, shards), None).await?;

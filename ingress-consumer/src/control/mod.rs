@@ -2,13 +2,14 @@
 
 mod check;
 mod connections;
+mod polls;
 mod publishers;
 mod streams;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::http::StatusCode;
-use axum::routing::{get, put};
+use axum::routing::{get, post, put};
 use runtime::http::Problem;
 use sqlx::{PgConnection, PgPool};
 
@@ -17,6 +18,7 @@ use crate::installation::Installation;
 use crate::store::StoreError;
 
 pub use connections::{ConnectionView, NewConnection};
+pub use polls::{FeedDetails, PollDetails, PollPage};
 pub use streams::{StreamDetails, StreamPage};
 
 /// Some ten thousand streams of which each has something to tell.
@@ -40,6 +42,23 @@ pub fn routes(pool: PgPool, ownership: OwnershipConfig) -> Router {
             "/v1/workspaces/{workspace}/connections/{connection}",
             get(connections::show).delete(connections::remove),
         )
+        .route(
+            "/v1/workspaces/{workspace}/connections/{connection}/polls",
+            get(polls::show),
+        )
+        .route(
+            "/v1/workspaces/{workspace}/connections/{connection}/poll",
+            post(polls::poll),
+        )
+        .route(
+            "/v1/workspaces/{workspace}/connections/{connection}/pause",
+            post(polls::pause),
+        )
+        .route(
+            "/v1/workspaces/{workspace}/connections/{connection}/resume",
+            post(polls::resume),
+        )
+        .route("/v1/workspaces/{workspace}/polls", get(polls::list))
         .route(
             "/internal/v1/publishers/{instance}",
             put(publishers::heartbeat).delete(publishers::leave),
@@ -67,7 +86,9 @@ impl From<StoreError> for Problem {
                 "conflict",
                 "others write the same rows at the moment; try again",
             ),
-            error @ StoreError::Inconsistent { .. } => Self::internal(&error),
+            error @ (StoreError::Inconsistent { .. } | StoreError::ClaimLost) => {
+                Self::internal(&error)
+            }
         }
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
 /// Settings that every connection of kind `poll` has, whatever its provider.
@@ -239,6 +240,12 @@ pub enum Failure {
     /// The answer is none of the protocol's.
     #[error("the answer cannot be read: {0}")]
     Unreadable(String),
+}
+
+/// A record as it stands in an answer, by itself: a page does not stay in memory for one of them.
+#[must_use]
+pub fn frame(record: &RawValue) -> Bytes {
+    Bytes::copy_from_slice(record.get().as_bytes())
 }
 
 /// The failure that an HTTP status stands for, whoever the provider is; `None` for a success.

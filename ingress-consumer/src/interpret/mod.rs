@@ -4,8 +4,13 @@
 //! share is here. Nothing is guessed: a frame is understood, or it is parked with the reason.
 
 pub mod feed;
+pub mod geotab;
 mod json;
 mod providers;
+pub mod rfms;
+pub mod samsara;
+#[cfg(test)]
+mod testing;
 mod unit;
 mod vehicles;
 pub mod viriciti;

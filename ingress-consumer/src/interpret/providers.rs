@@ -6,13 +6,18 @@ use serde_json::Value;
 use shared_model::{ConnectionKind, Provider, StreamSettings};
 
 use super::feed::{Feed, PollSettings};
-use super::{Interpret, Vehicles, viriciti};
+use super::{Interpret, Vehicles, geotab, rfms, samsara, viriciti};
 
 /// What a provider's code makes of a connection's settings.
 type Builder = fn(&Value) -> Result<Build, String>;
 
 /// Name and code of each provider.
-const PROVIDERS: &[(&str, Builder)] = &[("viriciti", viriciti::build)];
+const PROVIDERS: &[(&str, Builder)] = &[
+    ("viriciti", viriciti::build),
+    ("rfms", rfms::build),
+    ("samsara", samsara::build),
+    ("geotab", geotab::build),
+];
 
 /// A provider's part of a connection.
 #[derive(Debug, Clone)]

@@ -1,12 +1,15 @@
 //! All SQL of the core: one file per family of tables.
 //!
 //! Functions take a connection, so that the caller owns the transaction. Whoever writes takes locks
-//! in this order: vehicles (sorted), parked frames, sessions (sorted), shard heads (sorted). Then no
+//! in this order: vehicles (sorted), parked frames, sessions (sorted), polls with their feeds, shard heads (sorted). Then no
 //! two transactions can wait for each other.
 
 pub mod connection;
 pub mod event_log;
 pub mod parked;
+pub mod poll;
+pub mod poll_budget;
+pub mod poll_view;
 pub mod relay;
 pub mod session;
 pub mod setting;
@@ -43,6 +46,9 @@ pub enum StoreError {
     /// Somebody else wrote the same rows first: load them again and decide again.
     #[error("the rows were written by somebody else in the meantime")]
     Conflict,
+    /// What was read under a claim that somebody else has by now has no effect.
+    #[error("somebody else has claimed the connection in the meantime")]
+    ClaimLost,
 }
 
 impl StoreError {
@@ -65,7 +71,7 @@ impl AsSqlError for StoreError {
     fn as_sql_error(&self) -> Option<&sqlx::Error> {
         match self {
             Self::Database(error) => Some(error),
-            Self::Inconsistent { .. } | Self::Conflict => None,
+            Self::Inconsistent { .. } | Self::Conflict | Self::ClaimLost => None,
         }
     }
 }

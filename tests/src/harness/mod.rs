@@ -1,10 +1,12 @@
 //! What tests stand on: private servers, a world of services per test, and ways to wait.
 
+mod core_process;
 mod publisher;
 mod servers;
 mod wait;
 mod world;
 
+pub use core_process::CoreProcess;
 pub use publisher::PublisherProcess;
 pub use servers::{Servers, servers};
 pub use wait::{eventually, settled};

@@ -1,21 +1,21 @@
-//! Credentials: where they are is part of an assignment, what they are is not.
+//! Credentials of providers: where they are is part of a connection, what they are is not.
 //!
 //! A reference is `env:NAME` or `file:PATH` (its content without white space at either end). It is
-//! read anew for every connect, so a credential can be renewed without a restart. Errors name the
+//! read anew for every use, so a credential can be renewed without a restart. Errors name the
 //! reference, never the secret.
 
 use std::time::Duration;
 
+use axum::http::HeaderValue;
 use secrecy::{ExposeSecret, SecretString};
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
-use tokio_tungstenite::tungstenite::http::HeaderValue;
 
 /// How often to look whether a credential has changed.
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
 
 /// Why a reference leads to no credential.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum CredentialError {
+pub enum CredentialError {
     /// The text is not shown: it may be the secret itself, put in the wrong place.
     #[error("the credential reference starts with neither `env:` nor `file:`")]
     NoReference,
@@ -44,7 +44,7 @@ pub(crate) enum CredentialError {
 }
 
 /// Reads the credential that `reference` names.
-pub(crate) async fn resolve(reference: &str) -> Result<SecretString, CredentialError> {
+pub async fn resolve(reference: &str) -> Result<SecretString, CredentialError> {
     let text = if let Some(name) = reference.strip_prefix("env:") {
         std::env::var(name).map_err(|error| CredentialError::Variable {
             name: name.to_owned(),
@@ -72,7 +72,7 @@ pub(crate) async fn resolve(reference: &str) -> Result<SecretString, CredentialE
 }
 
 /// The credential that `reference` names, as the value of a header that is not printed.
-pub(crate) async fn header(reference: &str) -> Result<HeaderValue, CredentialError> {
+pub async fn header(reference: &str) -> Result<HeaderValue, CredentialError> {
     let secret = resolve(reference).await?;
     let mut value = HeaderValue::from_str(secret.expose_secret())
         .map_err(|_| CredentialError::NoHeader(reference.to_owned()))?;
@@ -81,7 +81,7 @@ pub(crate) async fn header(reference: &str) -> Result<HeaderValue, CredentialErr
 }
 
 /// Waits until `reference` leads to another credential than the `tried` one, if any was.
-pub(crate) async fn changed(reference: &str, tried: Option<&HeaderValue>) {
+pub async fn changed(reference: &str, tried: Option<&HeaderValue>) {
     let mut looks = interval_at(Instant::now() + LOOK_AGAIN, LOOK_AGAIN);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -106,7 +106,7 @@ mod tests {
     #[tokio::test]
     async fn a_variable_is_read() {
         let secret = resolve("env:CARGO_PKG_NAME").await.unwrap();
-        assert_eq!(secret.expose_secret(), "ingress-publisher");
+        assert_eq!(secret.expose_secret(), "runtime");
     }
 
     #[tokio::test]
