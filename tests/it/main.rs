@@ -10,6 +10,7 @@ mod gaps;
 mod management;
 mod ownership;
 mod poison;
+mod polled_providers;
 mod polling;
 mod spool;
 mod status;
