@@ -11,6 +11,7 @@ mod ingest;
 mod management;
 mod ownership;
 mod poison;
+mod polled_providers;
 mod polling;
 mod spool;
 mod status;

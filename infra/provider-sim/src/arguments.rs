@@ -2,7 +2,9 @@
 
 use clap::{Parser, ValueEnum};
 use humantime_serde::re::humantime::parse_duration;
-use provider_sim::{DEFAULT_API_KEY, Flaws, Limit, PolledConfig, PolledProvider, SimulatorConfig};
+use provider_sim::{
+    DEFAULT_API_KEY, Flaws, Limit, PolledConfig, PolledProvider, Secret, SimulatorConfig,
+};
 use std::{net::SocketAddr, time::Duration};
 
 /// A simulated provider: a fleet of buses behind the real protocol of a provider, and a control API at /control.
@@ -101,7 +103,7 @@ impl Arguments {
         let limit = |requests| Limit::new(requests, Duration::from_mins(1));
         Some(PolledConfig {
             listen: self.listen,
-            secrets: self.api_keys.clone(),
+            secrets: self.api_keys.iter().map(Secret::from).collect(),
             seed: self.seed,
             drives: (0..self.vehicles).collect(),
             every: self.every,

@@ -44,7 +44,7 @@ pub use fleet::{Stats, UnknownVehicles};
 pub use hub::Closing;
 pub use polled::{
     Fold, Limit, PolledConfig, PolledFault, PolledProvider, PolledRequest, PolledSimulator,
-    PolledStats, Told, Value,
+    PolledStats, Secret, Told, Value,
 };
 pub use protocol::LIVE_PATH;
 pub use record::{Handshake, RestRequest, Subscription};

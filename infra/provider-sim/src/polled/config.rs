@@ -2,6 +2,7 @@
 
 use crate::{polled::Limit, server::StartError};
 use std::{
+    fmt,
     net::{Ipv4Addr, SocketAddr},
     time::Duration,
 };
@@ -41,6 +42,28 @@ impl PolledProvider {
     }
 }
 
+/// A token or a password, which does not show itself.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    pub(crate) fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl<T: Into<String>> From<T> for Secret {
+    fn from(secret: T) -> Self {
+        Self(secret.into())
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(***)")
+    }
+}
+
 /// Settings of a [`PolledSimulator`](crate::PolledSimulator).
 #[derive(Debug, Clone, PartialEq)]
 pub struct PolledConfig {
@@ -49,7 +72,7 @@ pub struct PolledConfig {
     /// Where to listen; port 0 takes any free port. Default `127.0.0.1:0`.
     pub listen: SocketAddr,
     /// The accepted tokens or passwords, one a customer. Default [`DEFAULT_API_KEY`](crate::DEFAULT_API_KEY).
-    pub secrets: Vec<String>,
+    pub secrets: Vec<Secret>,
     /// What everything random is drawn from. Default 1.
     pub seed: u64,
     /// The fleet: which drives of the seed the vehicles take, one each. Two providers with the same seed and drive see the
@@ -84,7 +107,7 @@ impl PolledConfig {
         Self {
             provider,
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
-            secrets: vec![crate::DEFAULT_API_KEY.to_owned()],
+            secrets: vec![crate::DEFAULT_API_KEY.into()],
             seed: 1,
             drives: (0..20).collect(),
             every: Duration::from_secs(5),

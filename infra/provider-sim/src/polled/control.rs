@@ -3,7 +3,7 @@
 //! | request | does |
 //! | --- | --- |
 //! | `GET /control/healthz` | 200 |
-//! | `GET /control/stats` | [`PolledStats`](crate::PolledStats) as JSON |
+//! | `GET /control/stats` | [`PolledStats`] as JSON |
 //! | `POST /control/pause` | the vehicles report no more |
 //! | `POST /control/resume` | they do again |
 //! | `POST /control/kill-sessions` | ends all sessions |

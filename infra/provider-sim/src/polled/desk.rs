@@ -165,7 +165,8 @@ impl Desk {
 
     /// The customer with this secret.
     pub(crate) fn customer(&self, secret: &str) -> Option<usize> {
-        self.config.secrets.iter().position(|known| known == secret)
+        let mut known = self.config.secrets.iter();
+        known.position(|known| known.reveal() == secret)
     }
 
     /// All that has reached the provider by now.

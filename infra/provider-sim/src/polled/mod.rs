@@ -14,7 +14,7 @@ mod simulator;
 pub(crate) mod time;
 mod visits;
 
-pub use config::{PolledConfig, PolledProvider};
+pub use config::{PolledConfig, PolledProvider, Secret};
 pub use desk::PolledFault;
 pub use ledger::{Fold, Told, Value};
 pub use limits::Limit;

@@ -5,7 +5,7 @@ use crate::{
     hub::held,
     polled::{
         Desk, Fact, Fold, Limit, PolledConfig, PolledFault, PolledProvider, PolledRequest, Record,
-        control,
+        Secret, control,
     },
     rfms, samsara,
     server::{self, StartError},
@@ -141,7 +141,7 @@ impl PolledSimulator {
     #[must_use]
     pub fn credential(&self) -> String {
         let secret = self.desk.config.secrets.first();
-        let secret = secret.map(String::as_str).unwrap_or_default();
+        let secret = secret.map(Secret::reveal).unwrap_or_default();
         match self.provider() {
             PolledProvider::Rfms | PolledProvider::Samsara => secret.to_owned(),
             PolledProvider::Geotab => geotab::credential(secret),

@@ -517,6 +517,7 @@ async fn faults_come_once_each_and_requests_are_written_down() {
     );
     let line = format!("GET {path}");
     let token = format!("Bearer {}", simulator.credential());
+    assert!(!format!("{simulator:?}").contains(DEFAULT_API_KEY));
     assert!(ask(&simulator.url(), &line, &token, "").await.is_none());
     assert_eq!(simulator.most_at_once(), 1);
     let (one, other) = tokio::join!(get(&simulator, path), get(&simulator, path));
