@@ -2,6 +2,7 @@
 
 mod check;
 mod connections;
+mod parked;
 mod publishers;
 mod streams;
 
@@ -17,6 +18,7 @@ use crate::installation::Installation;
 use crate::store::StoreError;
 
 pub use connections::{ConnectionView, NewConnection};
+pub use parked::{ParkedFilter, ParkedOrder, ParkedOutcome, ReplayedItem, routes as parked_routes};
 pub use streams::{StreamDetails, StreamPage};
 
 /// Some ten thousand streams of which each has something to tell.
