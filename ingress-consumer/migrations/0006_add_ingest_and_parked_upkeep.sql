@@ -17,6 +17,8 @@ CREATE INDEX ingest_key_created ON core.ingest_key (created_at);
 ALTER TABLE core.parked_frame
     ADD COLUMN frame_partition integer,
     ADD COLUMN frame_origin    text CHECK (frame_origin IN ('live', 'state', 'backfill')),
+    -- Whose the envelope said that it is. Unlike the workspace, nobody has checked it.
+    ADD COLUMN claimed_workspace text,
     -- Replays that parked it again.
     ADD COLUMN attempts        bigint NOT NULL DEFAULT 0 CHECK (attempts >= 0),
     -- Further copies, byte for byte the same, that were counted and not stored.

@@ -16,6 +16,7 @@ pub mod interpret;
 mod metrics;
 pub mod placement;
 pub mod relay;
+pub mod retention;
 pub mod sources;
 pub mod store;
 pub mod sweep;
@@ -49,7 +50,10 @@ pub struct Started {
 pub async fn start(context: Context, config: ConsumerConfig) -> anyhow::Result<Started> {
     let pool = db::open(&context, &config.database)?;
     let (intake, waiting) = Intake::new(context.clone(), config.ingest.clone());
-    let routes = control::routes(pool.clone(), config.ownership.clone()).merge(intake.routes());
+    let parked = control::parked_routes(pool.clone(), config.acceptance.clone(), config.parked);
+    let routes = control::routes(pool.clone(), config.ownership.clone())
+        .merge(parked)
+        .merge(intake.routes());
     let address = http::serve(&context, &config.http.0, routes).await?;
     let worker = context.clone();
     let prepared = context.readiness().add("schema");
@@ -98,7 +102,8 @@ fn consume(
     } = installation;
     let topology = topology::ingress(partitions, partition_max_bytes);
     let link = Link::open(context, &config.amqp, topology);
-    let acceptance = Acceptance::new(pool.clone(), &config.acceptance, partitions);
+    let acceptance =
+        Acceptance::new(pool.clone(), &config.acceptance, partitions).keeping(&config.parked);
     for partition in 0..partitions {
         let consumer = PartitionConsumer {
             partition,
@@ -127,6 +132,9 @@ fn consume(
         config.polling.clone(),
     );
     context.spawn("polling", polling);
+    let key_retention = config.ingest.key_retention;
+    let retention = retention::run(context.clone(), pool.clone(), config.parked, key_retention);
+    context.spawn("retention", retention);
     let lease = config.ownership.lease;
     let watch = acceptance::status::watch(context.clone(), pool.clone(), partitions, lease);
     context.spawn("lost owners", watch);

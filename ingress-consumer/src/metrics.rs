@@ -264,3 +264,15 @@ pub fn ingest_group(requests: usize, frames: usize) {
 pub fn ingest_waiting(requests: usize) {
     INGEST_WAITING.record(requests as u64, &[]);
 }
+
+static UNPARKED: LazyLock<Counter<u64>> = LazyLock::new(|| {
+    counter(
+        "headrace_parked_removed_frames",
+        "Parked frames that are kept no longer, copies included, by cause",
+    )
+});
+
+/// Parked frames are kept no longer.
+pub fn unparked(cause: &'static str, count: u64) {
+    UNPARKED.add(count, &[KeyValue::new("cause", cause)]);
+}

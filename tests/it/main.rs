@@ -10,6 +10,7 @@ mod gaps;
 mod ingest;
 mod management;
 mod ownership;
+mod parked;
 mod poison;
 mod polled_providers;
 mod polling;

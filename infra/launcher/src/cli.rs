@@ -10,7 +10,8 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::connection::ConnectionCommand;
 use crate::ingest::IngestArguments;
-use crate::{connection, gateway, ingest, services, up};
+use crate::parked::ParkedCommand;
+use crate::{connection, gateway, ingest, parked, services, up};
 
 #[derive(Debug, Parser)]
 #[command(
@@ -34,6 +35,9 @@ enum Command {
     Connection(ConnectionCommand),
     /// Deliver frames to a connection of kind push: each line of a file is one.
     Ingest(IngestArguments),
+    /// List, show, discard and replay frames that could not be read.
+    #[command(subcommand)]
+    Parked(ParkedCommand),
     /// Bring every schema of a database up to date.
     Migrate {
         /// The database.
@@ -125,6 +129,7 @@ pub fn main_with(arguments: impl IntoIterator<Item = impl Into<OsString> + Clone
         Some(Command::Services(arguments)) => up::services_main(arguments),
         Some(Command::Connection(command)) => connection::main(command),
         Some(Command::Ingest(arguments)) => ingest::main(arguments),
+        Some(Command::Parked(command)) => parked::main(command),
         Some(Command::Gateway { arguments }) => gateway::main(arguments),
         Some(Command::Migrate { database_url }) => services::migrate_main(&database_url),
         Some(Command::Service {

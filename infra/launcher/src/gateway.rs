@@ -134,6 +134,7 @@ pub async fn start(context: Context, config: GatewayConfig) -> anyhow::Result<So
         )
         .route("/v1/workspaces/{workspace}/parked", upstream("core", core))
         .route(
+            // An id, or `discard` or `replay`.
             "/v1/workspaces/{workspace}/parked/{id}",
             upstream("core", core),
         )

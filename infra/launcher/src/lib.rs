@@ -12,6 +12,7 @@ mod env_file;
 pub mod gateway;
 mod hosting;
 mod ingest;
+mod parked;
 mod screen;
 pub mod services;
 mod up;

@@ -101,6 +101,14 @@ fn numbering(received: &Received) -> Numbering {
     }
 }
 
+/// What a frame is called if it is parked.
+pub fn identity(received: &Received) -> String {
+    format!(
+        "{}/{}/{}",
+        received.attributes.session, received.partition, received.frame.number
+    )
+}
+
 /// The frame numbers of a batch, by session and partition.
 pub fn seen_frames(frames: &[ReadFrame]) -> BTreeMap<Numbering, SeenFrames> {
     let mut sessions = BTreeMap::<Numbering, SeenFrames>::new();
@@ -152,7 +160,7 @@ impl Work<'_> {
             let id = (numbering(&frame.received), frame.received.frame.number);
             let repeated = self.repeated.contains(&id) || !in_batch.insert(id);
             match self.readable(frame) {
-                Err(unreadable) => effect.park(frame, unreadable),
+                Err(unreadable) => effect.park(frame, unreadable, repeated),
                 Ok(observations) => {
                     effect.reports.push(unjudged(frame));
                     for (place, observation) in observations.iter().enumerate() {
@@ -285,7 +293,7 @@ impl Effect {
         }
     }
 
-    fn park(&mut self, frame: &ReadFrame, unreadable: Unreadable) {
+    fn park(&mut self, frame: &ReadFrame, unreadable: Unreadable, repeated: bool) {
         let (attributes, raw) = (&frame.received.attributes, &frame.received.frame);
         let reason = unreadable.reason.name();
         self.reports.push(FrameReport {
@@ -298,18 +306,22 @@ impl Effect {
             .frames
             .entry((attributes.provider.clone(), "parked"))
             .or_default() += 1;
+        // What was parked before may have been discarded since, or counted as a copy.
+        if repeated && is_attributed(&unreadable) {
+            return;
+        }
         self.parked.push(ParkedFrame {
-            identity: format!(
-                "{}/{}/{}",
-                attributes.session, frame.received.partition, raw.number
-            ),
+            identity: identity(&frame.received),
             origin: Some(Origin {
                 workspace: is_attributed(&unreadable).then(|| attributes.workspace.clone()),
                 connection: attributes.connection,
                 provider: attributes.provider.clone(),
                 session: attributes.session,
+                partition: frame.received.partition,
                 number: raw.number,
                 received_at: raw.received_at,
+                origin: raw.origin,
+                claimed_workspace: attributes.workspace.clone(),
             }),
             reason,
             detail: unreadable.detail,

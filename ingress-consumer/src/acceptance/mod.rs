@@ -12,10 +12,11 @@
 mod fold;
 mod reading;
 mod registry;
+mod replay;
 pub mod status;
 pub mod verdict;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
 use futures_util::future::{BoxFuture, FutureExt};
@@ -25,17 +26,18 @@ use shared_model::Frame;
 use shared_model::envelope::Attributes;
 use sqlx::{PgConnection, PgPool};
 
-use crate::config::AcceptanceConfig;
+use crate::config::{AcceptanceConfig, ParkedConfig};
 use crate::decide::Policy;
 use crate::interpret::{Reason, Unreadable};
 use crate::metrics;
-use crate::store::parked::ParkedFrame;
+use crate::store::parked::{Copies, ParkedFrame};
 use crate::store::{StoreError, event_log, parked, session, vehicle, verdict as verdict_store};
 
 use fold::{Done, Effect, Work};
 pub use fold::{Tally, registered};
 use reading::{ReadFrame, Reader};
 pub use registry::Registry;
+pub use replay::{Replayed, Replaying};
 use verdict::FrameReport;
 
 /// How often a batch is folded anew because others wrote its vehicles, before it is handed back.
@@ -63,6 +65,16 @@ pub struct Acceptance {
     policy: Policy,
     shards: u32,
     verdicts_kept: u16,
+    copies: Copies,
+}
+
+/// How frames come to be accepted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Offering {
+    /// They came from a source.
+    Delivered,
+    /// They had been parked, so they have had no effect although their numbers were seen.
+    Replayed,
 }
 
 impl Acceptance {
@@ -78,7 +90,15 @@ impl Acceptance {
             policy,
             shards,
             verdicts_kept: config.verdicts_kept,
+            copies: copies(&ParkedConfig::default()),
         }
+    }
+
+    /// The same, storing so many copies of a parked frame as `config` says.
+    #[must_use]
+    pub fn keeping(self, config: &ParkedConfig) -> Self {
+        let copies = copies(config);
+        Self { copies, ..self }
     }
 
     /// Gives every frame its effect, and tells what became of each, in order. On an error, none or
@@ -94,11 +114,21 @@ impl Acceptance {
         frames: &[Received],
         companion: &dyn Companion,
     ) -> Result<Vec<FrameReport>, StoreError> {
+        self.offer(frames, companion, Offering::Delivered).await
+    }
+
+    async fn offer(
+        &self,
+        frames: &[Received],
+        companion: &dyn Companion,
+        offering: Offering,
+    ) -> Result<Vec<FrameReport>, StoreError> {
         let read = self.read(frames).await?;
-        let done = match self.commit(&read, companion).await {
+        let done = match self.commit(&read, companion, offering).await {
             Err(error) if is_poison(&error) && !read.is_empty() => {
-                let done = self.commit_or_halve(&read).await?;
-                self.commit(&[], &After(companion, &done.reports)).await?;
+                let done = self.commit_or_halve(&read, offering).await?;
+                let after = After(companion, &done.reports);
+                self.commit(&[], &after, offering).await?;
                 done
             }
             other => other?,
@@ -109,9 +139,17 @@ impl Acceptance {
 
     /// What would become of `frames`, were they accepted now. Changes nothing.
     pub async fn preview(&self, frames: &[Received]) -> Result<Vec<FrameReport>, StoreError> {
+        self.foresee(frames, Offering::Delivered).await
+    }
+
+    async fn foresee(
+        &self,
+        frames: &[Received],
+        offering: Offering,
+    ) -> Result<Vec<FrameReport>, StoreError> {
         let read = self.read(frames).await?;
         let mut tx = self.pool.begin().await?;
-        let effect = self.fold(&mut tx, &read).await?;
+        let effect = self.fold(&mut tx, &read, offering).await?;
         tx.rollback().await?;
         Ok(effect.reports)
     }
@@ -130,7 +168,8 @@ impl Acceptance {
         let reason = message.reason;
         let message = std::slice::from_ref(&message);
         let parked = db::in_tx(&self.pool, "park_message", |mut tx| async move {
-            let parked = parked::insert(&mut tx, message).await?;
+            let now = runtime::clock::now();
+            let parked = parked::insert(&mut tx, message, self.copies, now).await?;
             Ok::<_, StoreError>((tx, parked))
         })
         .await?;
@@ -141,16 +180,17 @@ impl Acceptance {
     fn commit_or_halve<'a>(
         &'a self,
         frames: &'a [ReadFrame],
+        offering: Offering,
     ) -> BoxFuture<'a, Result<Done, StoreError>> {
         async move {
-            match self.commit(frames, &Alone).await {
+            match self.commit(frames, &Alone, offering).await {
                 Err(error) if is_poison(&error) => {
                     let (left, right) = frames.split_at(frames.len() / 2);
                     if left.is_empty() {
-                        return self.park_poison(right, &error).await;
+                        return self.park_poison(right, &error, offering).await;
                     }
-                    let mut done = self.commit_or_halve(left).await?;
-                    done.merge(self.commit_or_halve(right).await?);
+                    let mut done = self.commit_or_halve(left, offering).await?;
+                    done.merge(self.commit_or_halve(right, offering).await?);
                     Ok(done)
                 }
                 other => other,
@@ -163,6 +203,7 @@ impl Acceptance {
         &self,
         frames: &[ReadFrame],
         error: &StoreError,
+        offering: Offering,
     ) -> Result<Done, StoreError> {
         tracing::error!(
             error = %runtime::telemetry::chain(error),
@@ -175,17 +216,18 @@ impl Acceptance {
                 ..frame.clone()
             })
             .collect();
-        self.commit(&refused, &Alone).await
+        self.commit(&refused, &Alone, offering).await
     }
 
     async fn commit(
         &self,
         frames: &[ReadFrame],
         companion: &dyn Companion,
+        offering: Offering,
     ) -> Result<Done, StoreError> {
         for _ in 0..CONFLICT_LIMIT {
             let committed = db::in_tx(&self.pool, "accept_batch", |tx| {
-                self.commit_once(tx, frames, companion)
+                self.commit_once(tx, frames, companion, offering)
             });
             match committed.await {
                 Err(StoreError::Conflict) => metrics::conflict(),
@@ -200,10 +242,22 @@ impl Acceptance {
         mut tx: sqlx::Transaction<'static, sqlx::Postgres>,
         frames: &[ReadFrame],
         companion: &dyn Companion,
+        offering: Offering,
     ) -> Result<(sqlx::Transaction<'static, sqlx::Postgres>, Done), StoreError> {
-        let effect = self.fold(&mut tx, frames).await?;
+        let effect = self.fold(&mut tx, frames, offering).await?;
         vehicle::upsert(&mut tx, &effect.vehicles).await?;
-        let parked = parked::insert(&mut tx, &effect.parked).await?;
+        let parked = match offering {
+            Offering::Delivered => {
+                let now = runtime::clock::now();
+                parked::insert(&mut tx, &effect.parked, self.copies, now).await?
+            }
+            Offering::Replayed => {
+                let replayed = frames.iter().map(|frame| fold::identity(&frame.received));
+                let replayed: Vec<_> = replayed.collect();
+                parked::settle(&mut tx, &replayed, &effect.parked).await?;
+                Vec::new()
+            }
+        };
         session::add(&mut tx, &fold::seen_frames(frames)).await?;
         verdict_store::record(&mut tx, &effect.rejected(frames), self.verdicts_kept).await?;
         companion.write(&mut tx, &effect.reports).await?;
@@ -217,12 +271,16 @@ impl Acceptance {
         &self,
         tx: &mut PgConnection,
         frames: &[ReadFrame],
+        offering: Offering,
     ) -> Result<Effect, StoreError> {
         let keys: BTreeSet<_> = frames.iter().flat_map(ReadFrame::vehicles).collect();
         let keys: Vec<_> = keys.into_iter().collect();
         let vehicles = vehicle::load(tx, &keys).await?;
         let numbers = fold::seen_frames(frames);
-        let repeated = session::seen(tx, &numbers).await?;
+        let repeated = match offering {
+            Offering::Delivered => session::seen(tx, &numbers).await?,
+            Offering::Replayed => HashSet::new(),
+        };
         let work = Work {
             frames,
             vehicles: &vehicles,
@@ -266,6 +324,13 @@ impl Companion for After<'_> {
         _reports: &'a [FrameReport],
     ) -> BoxFuture<'a, Result<(), StoreError>> {
         self.0.write(pg, self.1)
+    }
+}
+
+fn copies(config: &ParkedConfig) -> Copies {
+    Copies {
+        stored: config.copies,
+        window: config.window,
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod check;
 mod connections;
+mod parked;
 mod polls;
 mod publishers;
 mod streams;
@@ -19,6 +20,7 @@ use crate::installation::Installation;
 use crate::store::StoreError;
 
 pub use connections::{ConnectionView, NewConnection};
+pub use parked::{ParkedFilter, ParkedOrder, ParkedOutcome, ReplayedItem, routes as parked_routes};
 pub use polls::{FeedDetails, PollDetails, PollPage};
 pub use streams::{StreamDetails, StreamPage};
 
