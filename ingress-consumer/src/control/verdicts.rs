@@ -15,12 +15,12 @@ use crate::store::verdict::{self, Rejected};
 #[derive(Debug, Serialize)]
 pub struct Verdicts {
     /// The newest first.
-    items: Vec<Verdict>,
+    items: Vec<Judged>,
 }
 
 /// What became of an observation.
 #[derive(Debug, Serialize)]
-struct Verdict {
+struct Judged {
     /// When it was decided; of what is the state, when it was received.
     decided_at: DateTime<Utc>,
     /// `accepted`, `duplicate`, `stale`, `conflict` or `no_value`.
@@ -38,7 +38,7 @@ struct Verdict {
     frame: Option<u64>,
 }
 
-impl From<Rejected> for Verdict {
+impl From<Rejected> for Judged {
     fn from(rejected: Rejected) -> Self {
         Self {
             decided_at: rejected.decided_at,
@@ -73,7 +73,7 @@ pub async fn list(
         .state
         .signals
         .into_iter()
-        .map(|(signal, reading)| Verdict {
+        .map(|(signal, reading)| Judged {
             decided_at: reading.provenance.received_at,
             verdict: crate::decide::Verdict::Accepted.name().to_owned(),
             signal,
@@ -86,7 +86,7 @@ pub async fn list(
     let rejected = verdict::recent(&mut pg, &key).await?;
     let mut items: Vec<_> = rejected
         .into_iter()
-        .map(Verdict::from)
+        .map(Judged::from)
         .chain(state)
         .collect();
     items.sort_by_key(|item| std::cmp::Reverse(item.decided_at));
