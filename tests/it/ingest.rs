@@ -436,24 +436,23 @@ async fn concurrent_senders_share_commits_and_a_poison_frame_harms_no_neighbour(
     let held = hold(&world).await;
     let mut senders = JoinSet::new();
     for (n, vehicle) in [(0, "bus-1"), (1, "bus-7"), (2, "bus-1"), (3, "bus-1")] {
-        let body = envelope(
-            "w",
-            connection,
-            &[frame(vehicle, "soc", json!(60), at + 200 + n)],
-        );
+        let soc = frame(vehicle, "soc", json!(60), at + 200 + n);
+        let body = envelope("w", connection, &[soc]);
         let request = world.http.post(world.url(PATH)).json(&body);
-        senders.spawn(async move { (vehicle, request.send().await.unwrap()) });
+        let request = request.header("idempotency-key", format!("k-{n}"));
+        senders.spawn(async move { (n, body, request.send().await.unwrap()) });
     }
     blocked(&world).await;
     held.rollback().await.unwrap();
-    for (vehicle, answer) in senders.join_all().await {
-        let found = verdicts(answer).await;
-        assert_eq!(
-            found[0] == "parked",
-            vehicle == "bus-7",
-            "{vehicle}: {found:?}"
-        );
+    for (n, body, answer) in senders.join_all().await {
+        let answer: Value = answer.json().await.unwrap();
+        let is_parked = answer["frames"][0]["verdict"] == "parked";
+        assert_eq!(is_parked, n == 1, "{n}: {answer}");
+        let again = post_with_key(&world, &format!("k-{n}"), &body).await;
+        let again: Value = again.json().await.unwrap();
+        assert_eq!(again, answer, "an effect in parts has its answer too");
     }
+    assert_eq!(seen(&world).await, 104);
     world.stop().await;
 }
 
@@ -467,14 +466,16 @@ async fn a_full_queue_refuses_with_the_time_to_come_again() {
     let connection = push_connection(&world, "w", settings()).await;
     let held = hold(&world).await;
     let mut senders = JoinSet::new();
-    for n in 0..4 {
-        let body = envelope(
-            "w",
-            connection,
-            &[frame("bus-1", "soc", json!(n), now() + n)],
-        );
+    let mut send = |n: i64| {
+        let body = [frame("bus-1", "soc", json!(n), now() + n)];
+        let body = envelope("w", connection, &body);
         let request = world.http.post(world.url(PATH)).json(&body);
         senders.spawn(async move { request.send().await.unwrap() });
+    };
+    send(0);
+    blocked(&world).await;
+    for n in 1..4 {
+        send(n);
     }
     // One is in the commit and one waits for it; there is no room for the others.
     let mut refused = 0;
@@ -532,6 +533,36 @@ async fn a_database_that_is_away_is_no_half_of_a_request() {
         "{ranges:?}"
     );
     assert_eq!(seen(&world).await, 2);
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_core_that_is_stopped_answers_what_it_has_taken_and_takes_no_more() {
+    let world = World::start().await;
+    let connection = push_connection(&world, "w", settings()).await;
+    let (context, address) = world.another_core().await;
+    let url = format!("http://{address}{PATH}");
+    let held = hold(&world).await;
+    let body = |n| {
+        envelope(
+            "w",
+            connection,
+            &[frame("bus-1", "soc", json!(n), now() + n)],
+        )
+    };
+    let request = world.http.post(&url).json(&body(1));
+    let taken = tokio::spawn(async move { request.send().await.unwrap() });
+    blocked(&world).await;
+    let stopped = context.clone();
+    let stopping = tokio::spawn(async move { stopped.stop().await });
+    context.stop_requested().await;
+    let refused = world.http.post(&url).json(&body(2)).send().await.unwrap();
+    assert_eq!(refused.headers()["retry-after"], "1");
+    assert_eq!(problem(refused).await.1, "ingest-away");
+    held.rollback().await.unwrap();
+    assert_eq!(verdicts(taken.await.unwrap()).await, ["accepted"]);
+    stopping.await.unwrap().unwrap();
+    assert_eq!(seen(&world).await, 1);
     world.stop().await;
 }
 

@@ -79,11 +79,12 @@ pub struct AddArguments {
     /// The provider's protocol.
     #[arg(long, default_value = "viriciti")]
     provider: String,
-    /// How data come: `stream` is a websocket, `poll` an HTTP API that the core asks.
+    /// How data come: `stream` is a websocket, `poll` an HTTP API that the core asks, `push` is delivered
+    /// with `headrace ingest` or over HTTP.
     #[arg(long, default_value = "stream")]
     kind: String,
-    /// The provider's URL, such as `wss://sdk.viriciti.com/api/v2/live`.
-    #[arg(long, value_name = "URL")]
+    /// The provider's URL, such as `wss://sdk.viriciti.com/api/v2/live`; none for `push`.
+    #[arg(long, value_name = "URL", default_value = "")]
     endpoint: String,
     /// Where the credential is: `env:NAME` or `file:PATH`, as the publisher (`stream`) or the core (`poll`) sees them.
     #[arg(long, value_name = "REFERENCE")]

@@ -83,3 +83,40 @@ impl IngestConfig {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_is_named_with_what_to_write() {
+        let mut problems = Problems::default();
+        IngestConfig::default().validate(&mut problems);
+        assert!(problems.as_slice().is_empty(), "{problems:?}");
+        let wrong = IngestConfig {
+            max_bytes: 0,
+            max_frames: 0,
+            queue_requests: 0,
+            group_frames: 0,
+            key_retention: Duration::ZERO,
+            ..IngestConfig::default()
+        };
+        wrong.validate(&mut problems);
+        let narrow = IngestConfig {
+            queue_bytes: 1,
+            ..IngestConfig::default()
+        };
+        narrow.validate(&mut problems);
+        let text = format!("{problems:?}");
+        for key in [
+            "max_bytes",
+            "max_frames",
+            "queue_requests",
+            "group_frames",
+            "key_retention",
+            "queue_bytes",
+        ] {
+            assert!(text.contains(&format!("ingest.{key}")), "{key}: {text}");
+        }
+    }
+}

@@ -71,3 +71,35 @@ impl ParkedConfig {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_is_named_with_what_to_write() {
+        let mut problems = Problems::default();
+        ParkedConfig::default().validate(&mut problems);
+        assert!(problems.as_slice().is_empty(), "{problems:?}");
+        let wrong = ParkedConfig {
+            retention: Duration::ZERO,
+            max_rows: 0,
+            max_bytes: 0,
+            copies: 0,
+            window: Duration::ZERO,
+            sweep_every: Duration::ZERO,
+        };
+        wrong.validate(&mut problems);
+        let text = format!("{problems:?}");
+        for key in [
+            "retention",
+            "max_rows",
+            "max_bytes",
+            "copies",
+            "window",
+            "sweep_every",
+        ] {
+            assert!(text.contains(&format!("parked.{key}")), "{key}: {text}");
+        }
+    }
+}

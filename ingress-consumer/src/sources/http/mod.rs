@@ -96,9 +96,12 @@ impl Intake {
         let key = key
             .map(|key| self.in_flight.begin(key, &envelopes, &body))
             .transpose()?;
+        let bytes = body.len();
+        // The frames hold all that is needed of it; it may take a while.
+        drop(body);
         let (answer, answered) = oneshot::channel();
         let submission = Submission {
-            bytes: body.len(),
+            bytes,
             envelopes,
             received_at,
             key,
