@@ -202,6 +202,18 @@ fn query(link: &str) -> Option<String> {
     is_query.then(|| query.to_owned())
 }
 
+/// A refusal for too many requests says when there may be more by one header or by another.
+fn until_reset(failure: Failure, response: &Response) -> Failure {
+    match failure {
+        Failure::Limited { retry_after: None } => {
+            let reset = feed::budget(response).map(|budget| budget.reset_at);
+            let wait = reset.and_then(|at| (at - response.received_at).to_std().ok());
+            Failure::Limited { retry_after: wait }
+        }
+        other => other,
+    }
+}
+
 impl Feed for Settings {
     fn names(&self) -> Vec<String> {
         let names = self.feeds.iter().map(|feed| feed.name().to_owned());
@@ -255,7 +267,7 @@ impl Feed for Settings {
         response: &Response,
     ) -> Result<Page, Failure> {
         if let Some(failure) = feed::failure(response) {
-            return Err(failure);
+            return Err(until_reset(failure, response));
         }
         let answer: Answer<'_> = serde_json::from_slice(&response.body)
             .map_err(|error| Failure::Unreadable(error.to_string()))?;

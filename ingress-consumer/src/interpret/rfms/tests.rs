@@ -519,6 +519,19 @@ fn budgets_and_refusals_are_the_servers() {
             retry_after: Some(std::time::Duration::from_secs(30))
         }
     );
+    // Without Retry-After, the budget's reset says the same.
+    limited.headers = vec![
+        ("x-rate-limit-remaining".to_owned(), "0".to_owned()),
+        ("x-rate-limit-reset".to_owned(), "1782907260".to_owned()),
+    ];
+    let failure = settings.read("positions", None, &limited).unwrap_err();
+    let minute = Some(std::time::Duration::from_mins(1));
+    assert_eq!(
+        failure,
+        Failure::Limited {
+            retry_after: minute
+        }
+    );
     for body in [
         "<html>",
         "[]",

@@ -1,0 +1,7 @@
+//! Any bytes, as `canonical`'s.
+#![no_main]
+
+use ingress_consumer_fuzz::Target;
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(init: Target::install("canonical"), |data: &[u8]| Target::installed().run(data));
