@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use shared_model::ConnectionId;
 use tests::harness::{CoreProcess, Options, World, eventually};
 use tests::polled::{PolledProvider, Scripted, number, start};
+use tests::sessions::SessionProvider;
 
 const SOON: Duration = Duration::from_mins(1);
 const KEY: &str = "a-key-that-nobody-may-see";
@@ -468,5 +469,43 @@ async fn a_feed_that_is_far_behind_leaves_others_their_turn() {
     let long = feed(&world, long).await;
     assert_eq!(long.state, "behind", "{long:?}");
     assert!(long.pages <= 2, "{long:?}");
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_that_is_over_is_opened_again_once_and_a_wrong_password_is_not_tried_again() {
+    let world = world().await;
+    world.ready(Service::IngressConsumer).await;
+    let provider = SessionProvider::start("pass").await;
+    provider.receive();
+    let add = async |name: &str, credential: &str| -> ConnectionId {
+        let path = world.servers.private.data().path();
+        let path = path.join(format!("{}-{name}.key", world.vhost));
+        std::fs::write(&path, credential).unwrap();
+        let body = json!({"provider": "geotab", "kind": "poll", "endpoint": provider.url(),
+            "credential": format!("file:{}", path.display()),
+            "settings": {"feeds": ["LogRecord"], "interval": "1s", "requests_per_minute": 6000}});
+        let url = world.url("/v1/workspaces/w/connections");
+        let answer = world.http.post(url).json(&body).send().await.unwrap();
+        let answer: Value = answer.json().await.unwrap();
+        answer["id"].as_str().unwrap().parse().unwrap()
+    };
+    let good = add("good", "db/user:pass").await;
+    let ask = || async { vehicles(&world).await };
+    eventually(SOON, "the record has its effect", ask, |found| *found == 1).await;
+    assert_eq!(provider.authentications(), 1);
+    provider.end_session();
+    provider.receive();
+    eventually(SOON, "so has the next one", ask, |found| *found == 2).await;
+    assert_eq!(provider.authentications(), 2);
+    let well = feed(&world, good).await;
+    assert_eq!((well.consecutive_failures, well.last_error), (0, None));
+
+    let bad = add("bad", "db/user:wrong").await;
+    let ask = || async { feed(&world, bad).await };
+    let refused = eventually(SOON, "it is refused", ask, |feed| feed.state == "refused").await;
+    let error = refused.last_error.unwrap();
+    assert!(error.contains("InvalidUserException"), "{error}");
+    assert_eq!(provider.authentications(), 3);
     world.stop().await;
 }
