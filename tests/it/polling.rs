@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use headrace::services::Service;
 use ingress_consumer::control::{FeedDetails, PollDetails, PollPage};
 use rand::RngExt;
+use rustix::process::Signal;
 use serde_json::{Value, json};
 use shared_model::ConnectionId;
 use tests::harness::{CoreProcess, Options, World, eventually};
@@ -36,6 +37,19 @@ fn core(world: &World) -> CoreProcess {
         ("HEADRACE_POLLING__LOOK_EVERY", "50ms"),
     ];
     CoreProcess::start(world, Path::new(env!("CARGO_BIN_EXE_core")), &settings)
+}
+
+/// Waits until `core` can be asked.
+async fn ready(world: &World, core: &CoreProcess) {
+    let ask = || async {
+        let url = format!("{}/readyz", core.url());
+        let answer = world.http.get(url).send().await.ok();
+        answer.map(|answer| answer.status().as_u16())
+    };
+    eventually(SOON, "the core is ready", ask, |status| {
+        *status == Some(200)
+    })
+    .await;
 }
 
 /// A file with the provider's key.
@@ -105,6 +119,16 @@ async fn all_arrive(world: &World, provider: &PolledProvider) {
     .await;
 }
 
+/// Waits until there is a cursor, which from here on is a number of records.
+async fn asked_while_empty(world: &World) {
+    let ask = || async {
+        let query = "SELECT count(cursor) FROM core.poll_feed";
+        let found = sqlx::query_scalar::<_, i64>(query).fetch_one(&world.pool);
+        found.await.unwrap()
+    };
+    eventually(SOON, "there is a cursor", ask, |found| *found == 1).await;
+}
+
 /// What the cursor says was read, what had its effect, and which numbers were seen: of one moment.
 async fn standing(world: &World) -> (u64, u64, String) {
     let query = "SELECT f.cursor, (SELECT count(*) FROM core.vehicle),
@@ -135,22 +159,9 @@ async fn cursor_and_effect_never_disagree_however_often_the_core_is_killed() {
     .await;
     let provider = PolledProvider::start(KEY, PAGE).await;
     let mut running = core(&world);
-    let ask = || async {
-        let url = format!("{}/readyz", running.url());
-        let answer = world.http.get(url).send().await.ok();
-        answer.map(|answer| answer.status().as_u16())
-    };
-    eventually(SOON, "the core is ready", ask, |status| {
-        *status == Some(200)
-    })
-    .await;
+    ready(&world, &running).await;
     connect(&world, &running.url(), &provider, "", json!({})).await;
-    // From here on a cursor is a number of records.
-    let ask = || async { provider.hits().len() };
-    eventually(SOON, "it was asked while it was empty", ask, |hits| {
-        *hits > 0
-    })
-    .await;
+    asked_while_empty(&world).await;
     let mut asked = 0;
     for _ in 0..kills {
         provider.receive(PAGE * 40);
@@ -196,6 +207,42 @@ async fn cursor_and_effect_never_disagree_however_often_the_core_is_killed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_replica_that_was_frozen_beyond_its_lease_has_no_effect_any_more() {
+    let world = World::with(Options {
+        without: Service::ALL.to_vec(),
+        ..Options::default()
+    })
+    .await;
+    let provider = PolledProvider::start(KEY, 5).await;
+    let frozen = core(&world);
+    ready(&world, &frozen).await;
+    connect(&world, &frozen.url(), &provider, "", json!({})).await;
+    asked_while_empty(&world).await;
+    // Slow enough that the question is still under way when it is frozen.
+    provider.slow(Duration::from_secs(1));
+    provider.receive(100);
+    let asked = provider.hits().len() + 2;
+    let ask = || async { provider.hits().len() };
+    eventually(SOON, "it is being read", ask, |hits| *hits >= asked).await;
+    frozen.signal(Signal::STOP);
+    provider.slow(Duration::from_millis(50));
+    let other = core(&world);
+    let asked = provider.hits().len() + 3;
+    eventually(SOON, "the other reads on", ask, |hits| *hits >= asked).await;
+    // An old cursor that came through now would have records read again, under new numbers.
+    frozen.signal(Signal::CONT);
+    all_arrive(&world, &provider).await;
+    provider.receive(20);
+    all_arrive(&world, &provider).await;
+    let (read, effect, seen) = standing(&world).await;
+    assert_eq!((read, effect), (120, 120));
+    assert_eq!(seen, "{[1,121)}");
+    frozen.kill().await;
+    other.kill().await;
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn two_replicas_ask_for_many_connections_in_turns_and_within_the_budget() {
     const CONNECTIONS: usize = 200;
     const PER_SECOND: usize = 50;
@@ -208,15 +255,7 @@ async fn two_replicas_ask_for_many_connections_in_turns_and_within_the_budget() 
     provider.slow(Duration::from_millis(20));
     let replicas = [core(&world), core(&world)];
     for replica in &replicas {
-        let ask = || async {
-            let url = format!("{}/readyz", replica.url());
-            let answer = world.http.get(url).send().await.ok();
-            answer.map(|answer| answer.status().as_u16())
-        };
-        eventually(SOON, "the core is ready", ask, |status| {
-            *status == Some(200)
-        })
-        .await;
+        ready(&world, replica).await;
     }
     // Every 2 s each is twice what the budget allows.
     let settings = json!({"interval": "2s",
