@@ -207,6 +207,64 @@ async fn cursor_and_effect_never_disagree_however_often_the_core_is_killed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_page_has_no_effect_before_its_cursor_moves_nor_once_its_claim_is_lost() {
+    let world = world().await;
+    world.ready(Service::IngressConsumer).await;
+    let provider = PolledProvider::start(KEY, 5).await;
+    let base = world.core_url();
+    let connection = connect(&world, &base, &provider, "", json!({})).await;
+    asked_while_empty(&world).await;
+    provider.slow(Duration::from_millis(300));
+    provider.receive(20);
+    let asked = provider.hits().len() + 2;
+    let ask = || async { provider.hits().len() };
+    eventually(SOON, "it is being read", ask, |hits| *hits >= asked).await;
+    // The question is under way. Its page can be written, but not the cursor.
+    let mut tx = world.pool.begin().await.unwrap();
+    sqlx::query("SELECT 1 FROM core.poll FOR UPDATE")
+        .execute(&mut *tx)
+        .await
+        .unwrap();
+    let transactions = |waiting: bool| {
+        let pool = &world.pool;
+        async move {
+            let query = "SELECT count(*) FROM pg_stat_activity
+                         WHERE datname = current_database()
+                           AND application_name LIKE 'ingress-consumer%' AND xact_start IS NOT NULL
+                           AND (NOT $1 OR query LIKE '%core.poll%FOR SHARE%')";
+            let count = sqlx::query_scalar::<_, i64>(query).bind(waiting);
+            count.fetch_one(pool).await.unwrap()
+        }
+    };
+    let ask = || transactions(true);
+    eventually(SOON, "the cursor waits", ask, |waiting| *waiting == 1).await;
+    let (read, effect, _) = standing(&world).await;
+    assert_eq!(
+        read, effect,
+        "the page has its effect before its cursor moves"
+    );
+    // Somebody else claims the connection, as after the end of a lease, and does nothing with it.
+    sqlx::query("UPDATE core.poll SET epoch = epoch + 1, paused = true, lease_until = now()")
+        .execute(&mut *tx)
+        .await
+        .unwrap();
+    tx.commit().await.unwrap();
+    let ask = || transactions(false);
+    eventually(SOON, "the run has ended", ask, |open| *open == 0).await;
+    let (after, effect_after, _) = standing(&world).await;
+    assert_eq!(
+        (after, effect_after),
+        (read, effect),
+        "a lost claim had an effect"
+    );
+    assert_eq!(act(&world, connection, "resume").await.0, 204);
+    all_arrive(&world, &provider).await;
+    let (read, _, seen) = standing(&world).await;
+    assert_eq!((read, seen.as_str()), (20, "{[1,21)}"));
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_replica_that_was_frozen_beyond_its_lease_has_no_effect_any_more() {
     let world = World::with(Options {
         without: Service::ALL.to_vec(),
