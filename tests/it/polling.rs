@@ -7,10 +7,12 @@ use std::time::{Duration, Instant};
 use headrace::services::Service;
 use ingress_consumer::control::{FeedDetails, PollDetails, PollPage};
 use rand::RngExt;
+use rustix::process::Signal;
 use serde_json::{Value, json};
 use shared_model::ConnectionId;
 use tests::harness::{CoreProcess, Options, World, eventually};
 use tests::polled::{PolledProvider, Scripted, number, start};
+use tests::sessions::SessionProvider;
 
 const SOON: Duration = Duration::from_mins(1);
 const KEY: &str = "a-key-that-nobody-may-see";
@@ -35,6 +37,19 @@ fn core(world: &World) -> CoreProcess {
         ("HEADRACE_POLLING__LOOK_EVERY", "50ms"),
     ];
     CoreProcess::start(world, Path::new(env!("CARGO_BIN_EXE_core")), &settings)
+}
+
+/// Waits until `core` can be asked.
+async fn ready(world: &World, core: &CoreProcess) {
+    let ask = || async {
+        let url = format!("{}/readyz", core.url());
+        let answer = world.http.get(url).send().await.ok();
+        answer.map(|answer| answer.status().as_u16())
+    };
+    eventually(SOON, "the core is ready", ask, |status| {
+        *status == Some(200)
+    })
+    .await;
 }
 
 /// A file with the provider's key.
@@ -104,6 +119,16 @@ async fn all_arrive(world: &World, provider: &PolledProvider) {
     .await;
 }
 
+/// Waits until there is a cursor, which from here on is a number of records.
+async fn asked_while_empty(world: &World) {
+    let ask = || async {
+        let query = "SELECT count(cursor) FROM core.poll_feed";
+        let found = sqlx::query_scalar::<_, i64>(query).fetch_one(&world.pool);
+        found.await.unwrap()
+    };
+    eventually(SOON, "there is a cursor", ask, |found| *found == 1).await;
+}
+
 /// What the cursor says was read, what had its effect, and which numbers were seen: of one moment.
 async fn standing(world: &World) -> (u64, u64, String) {
     let query = "SELECT f.cursor, (SELECT count(*) FROM core.vehicle),
@@ -134,22 +159,9 @@ async fn cursor_and_effect_never_disagree_however_often_the_core_is_killed() {
     .await;
     let provider = PolledProvider::start(KEY, PAGE).await;
     let mut running = core(&world);
-    let ask = || async {
-        let url = format!("{}/readyz", running.url());
-        let answer = world.http.get(url).send().await.ok();
-        answer.map(|answer| answer.status().as_u16())
-    };
-    eventually(SOON, "the core is ready", ask, |status| {
-        *status == Some(200)
-    })
-    .await;
+    ready(&world, &running).await;
     connect(&world, &running.url(), &provider, "", json!({})).await;
-    // From here on a cursor is a number of records.
-    let ask = || async { provider.hits().len() };
-    eventually(SOON, "it was asked while it was empty", ask, |hits| {
-        *hits > 0
-    })
-    .await;
+    asked_while_empty(&world).await;
     let mut asked = 0;
     for _ in 0..kills {
         provider.receive(PAGE * 40);
@@ -195,6 +207,100 @@ async fn cursor_and_effect_never_disagree_however_often_the_core_is_killed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_page_has_no_effect_before_its_cursor_moves_nor_once_its_claim_is_lost() {
+    let world = world().await;
+    world.ready(Service::IngressConsumer).await;
+    let provider = PolledProvider::start(KEY, 5).await;
+    let base = world.core_url();
+    let connection = connect(&world, &base, &provider, "", json!({})).await;
+    asked_while_empty(&world).await;
+    provider.slow(Duration::from_millis(300));
+    provider.receive(20);
+    let asked = provider.hits().len() + 2;
+    let ask = || async { provider.hits().len() };
+    eventually(SOON, "it is being read", ask, |hits| *hits >= asked).await;
+    // The question is under way. Its page can be written, but not the cursor.
+    let mut tx = world.pool.begin().await.unwrap();
+    sqlx::query("SELECT 1 FROM core.poll FOR UPDATE")
+        .execute(&mut *tx)
+        .await
+        .unwrap();
+    let transactions = |waiting: bool| {
+        let pool = &world.pool;
+        async move {
+            let query = "SELECT count(*) FROM pg_stat_activity
+                         WHERE datname = current_database()
+                           AND application_name LIKE 'ingress-consumer%' AND xact_start IS NOT NULL
+                           AND (NOT $1 OR query LIKE '%core.poll%FOR SHARE%')";
+            let count = sqlx::query_scalar::<_, i64>(query).bind(waiting);
+            count.fetch_one(pool).await.unwrap()
+        }
+    };
+    let ask = || transactions(true);
+    eventually(SOON, "the cursor waits", ask, |waiting| *waiting == 1).await;
+    let (read, effect, _) = standing(&world).await;
+    assert_eq!(
+        read, effect,
+        "the page has its effect before its cursor moves"
+    );
+    // Somebody else claims the connection, as after the end of a lease, and does nothing with it.
+    sqlx::query("UPDATE core.poll SET epoch = epoch + 1, paused = true, lease_until = now()")
+        .execute(&mut *tx)
+        .await
+        .unwrap();
+    tx.commit().await.unwrap();
+    let ask = || transactions(false);
+    eventually(SOON, "the run has ended", ask, |open| *open == 0).await;
+    let (after, effect_after, _) = standing(&world).await;
+    assert_eq!(
+        (after, effect_after),
+        (read, effect),
+        "a lost claim had an effect"
+    );
+    assert_eq!(act(&world, connection, "resume").await.0, 204);
+    all_arrive(&world, &provider).await;
+    let (read, _, seen) = standing(&world).await;
+    assert_eq!((read, seen.as_str()), (20, "{[1,21)}"));
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_that_was_frozen_beyond_its_lease_has_no_effect_any_more() {
+    let world = World::with(Options {
+        without: Service::ALL.to_vec(),
+        ..Options::default()
+    })
+    .await;
+    let provider = PolledProvider::start(KEY, 5).await;
+    let frozen = core(&world);
+    ready(&world, &frozen).await;
+    connect(&world, &frozen.url(), &provider, "", json!({})).await;
+    asked_while_empty(&world).await;
+    // Slow enough that the question is still under way when it is frozen.
+    provider.slow(Duration::from_secs(1));
+    provider.receive(100);
+    let asked = provider.hits().len() + 2;
+    let ask = || async { provider.hits().len() };
+    eventually(SOON, "it is being read", ask, |hits| *hits >= asked).await;
+    frozen.signal(Signal::STOP);
+    provider.slow(Duration::from_millis(50));
+    let other = core(&world);
+    let asked = provider.hits().len() + 3;
+    eventually(SOON, "the other reads on", ask, |hits| *hits >= asked).await;
+    // An old cursor that came through now would have records read again, under new numbers.
+    frozen.signal(Signal::CONT);
+    all_arrive(&world, &provider).await;
+    provider.receive(20);
+    all_arrive(&world, &provider).await;
+    let (read, effect, seen) = standing(&world).await;
+    assert_eq!((read, effect), (120, 120));
+    assert_eq!(seen, "{[1,121)}");
+    frozen.kill().await;
+    other.kill().await;
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn two_replicas_ask_for_many_connections_in_turns_and_within_the_budget() {
     const CONNECTIONS: usize = 200;
     const PER_SECOND: usize = 50;
@@ -207,15 +313,7 @@ async fn two_replicas_ask_for_many_connections_in_turns_and_within_the_budget() 
     provider.slow(Duration::from_millis(20));
     let replicas = [core(&world), core(&world)];
     for replica in &replicas {
-        let ask = || async {
-            let url = format!("{}/readyz", replica.url());
-            let answer = world.http.get(url).send().await.ok();
-            answer.map(|answer| answer.status().as_u16())
-        };
-        eventually(SOON, "the core is ready", ask, |status| {
-            *status == Some(200)
-        })
-        .await;
+        ready(&world, replica).await;
     }
     // Every 2 s each is twice what the budget allows.
     let settings = json!({"interval": "2s",
@@ -468,5 +566,43 @@ async fn a_feed_that_is_far_behind_leaves_others_their_turn() {
     let long = feed(&world, long).await;
     assert_eq!(long.state, "behind", "{long:?}");
     assert!(long.pages <= 2, "{long:?}");
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_that_is_over_is_opened_again_once_and_a_wrong_password_is_not_tried_again() {
+    let world = world().await;
+    world.ready(Service::IngressConsumer).await;
+    let provider = SessionProvider::start("pass").await;
+    provider.receive();
+    let add = async |name: &str, credential: &str| -> ConnectionId {
+        let path = world.servers.private.data().path();
+        let path = path.join(format!("{}-{name}.key", world.vhost));
+        std::fs::write(&path, credential).unwrap();
+        let body = json!({"provider": "geotab", "kind": "poll", "endpoint": provider.url(),
+            "credential": format!("file:{}", path.display()),
+            "settings": {"feeds": ["LogRecord"], "interval": "1s", "requests_per_minute": 6000}});
+        let url = world.url("/v1/workspaces/w/connections");
+        let answer = world.http.post(url).json(&body).send().await.unwrap();
+        let answer: Value = answer.json().await.unwrap();
+        answer["id"].as_str().unwrap().parse().unwrap()
+    };
+    let good = add("good", "db/user:pass").await;
+    let ask = || async { vehicles(&world).await };
+    eventually(SOON, "the record has its effect", ask, |found| *found == 1).await;
+    assert_eq!(provider.authentications(), 1);
+    provider.end_session();
+    provider.receive();
+    eventually(SOON, "so has the next one", ask, |found| *found == 2).await;
+    assert_eq!(provider.authentications(), 2);
+    let well = feed(&world, good).await;
+    assert_eq!((well.consecutive_failures, well.last_error), (0, None));
+
+    let bad = add("bad", "db/user:wrong").await;
+    let ask = || async { feed(&world, bad).await };
+    let refused = eventually(SOON, "it is refused", ask, |feed| feed.state == "refused").await;
+    let error = refused.last_error.unwrap();
+    assert!(error.contains("InvalidUserException"), "{error}");
+    assert_eq!(provider.authentications(), 3);
     world.stop().await;
 }

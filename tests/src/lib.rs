@@ -9,5 +9,6 @@ pub mod harness;
 mod log;
 pub mod model;
 pub mod polled;
+pub mod sessions;
 
 pub use log::EventLog;

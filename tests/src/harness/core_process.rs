@@ -1,9 +1,10 @@
-//! Cores as processes of their own, which can be killed.
+//! Cores as processes of their own, which can be killed and frozen.
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::Stdio;
 
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::{Child, Command};
 
 use super::World;
@@ -55,6 +56,19 @@ impl CoreProcess {
     #[must_use]
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
+    }
+
+    /// Sends it `signal`.
+    ///
+    /// # Panics
+    /// If it has ended.
+    pub fn signal(&self, signal: Signal) {
+        let pid = self
+            .child
+            .id()
+            .and_then(|id| Pid::from_raw(id.cast_signed()));
+        let pid = pid.expect("a process that runs has an id");
+        kill_process(pid, signal).expect("the core runs");
     }
 
     /// Ends it as `kill -9` does, and waits until it is gone.

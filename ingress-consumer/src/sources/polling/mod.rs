@@ -24,6 +24,7 @@ use runtime::db::{self, Disposition};
 use runtime::telemetry::chain;
 use sqlx::PgPool;
 use tokio::task::{JoinError, JoinSet};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::acceptance::Acceptance;
@@ -78,11 +79,13 @@ pub async fn run(
         while let Some(ended) = runs.try_join_next() {
             well(ended)?;
         }
+        // Before the database is asked, so that our end of a lease is never after its own.
+        let until = Instant::now() + polling.config.lease;
         let wait = match polling.claim(most - runs.len()).await {
             Ok((claims, wait)) => {
                 backoff.reset();
                 for claim in claims {
-                    runs.spawn(run::run(Arc::clone(&polling), claim));
+                    runs.spawn(run::run(Arc::clone(&polling), claim, until));
                 }
                 wait
             }

@@ -47,10 +47,9 @@ enum FeedEnd {
     Leave,
 }
 
-/// Does what `claim` is for, and gives it back.
-pub async fn run(polling: Arc<Polling>, claim: Claim) {
+/// Does what `claim` is for, and gives it back; `until` is when it ends unless it is renewed.
+pub async fn run(polling: Arc<Polling>, claim: Claim, until: Instant) {
     metrics::poll_late(claim.late);
-    let until = Instant::now() + polling.config.lease;
     let mut outcome = Outcome::default();
     let ended = tokio::select! {
         ended = polling.read(&claim, &mut outcome) => ended,
@@ -64,6 +63,8 @@ pub async fn run(polling: Arc<Polling>, claim: Claim) {
             error = %chain(&error),
             "a run ended because the database failed"
         );
+        // It is not given back to be tried again at once: its lease ends by itself.
+        return;
     }
     if let Err(error) = polling.give_back(&claim, &outcome).await {
         // The lease ends by itself.
