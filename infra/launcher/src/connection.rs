@@ -55,11 +55,11 @@ pub struct AddArguments {
     /// The provider's protocol.
     #[arg(long, default_value = "viriciti")]
     provider: String,
-    /// How data come: `stream` is a websocket, `push` is delivered with `headrace ingest` or HTTP.
+    /// How data come: `stream` is a websocket.
     #[arg(long, default_value = "stream")]
     kind: String,
-    /// The provider's URL, such as `wss://sdk.viriciti.com/api/v2/live`; none for `push`.
-    #[arg(long, value_name = "URL", default_value = "")]
+    /// The provider's URL, such as `wss://sdk.viriciti.com/api/v2/live`.
+    #[arg(long, value_name = "URL")]
     endpoint: String,
     /// Where the credential is: `env:NAME` or `file:PATH`, as the publisher sees them.
     #[arg(long, value_name = "REFERENCE")]
