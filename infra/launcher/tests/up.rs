@@ -188,6 +188,7 @@ fn up_shows_moving_vehicles_and_resumes_on_the_same_data() {
         let items = page["items"].as_array().cloned().unwrap_or_default();
         items
             .iter()
+            .filter(|item| item["signals"]["odometer"]["provider"] == "viriciti")
             .filter_map(|item| item["signals"]["odometer"]["value"].as_f64())
             .collect()
     };
@@ -198,7 +199,8 @@ fn up_shows_moving_vehicles_and_resumes_on_the_same_data() {
         *found != before
     });
     let fresh = || get(&format!("{workspace}/health"))["fresh"].as_u64();
-    eventually("all are fresh", fresh, |fresh| *fresh == Some(5));
+    // Five that stream and five of each polled provider, of which one is the first that streams.
+    eventually("all are fresh", fresh, |fresh| *fresh == Some(19));
     let screen = std::fs::read_to_string(data.path().join("screen")).unwrap();
     for part in [
         &env["API_URL"],

@@ -160,7 +160,8 @@ impl Work<'_> {
             let id = (numbering(&frame.received), frame.received.frame.number);
             let repeated = self.repeated.contains(&id) || !in_batch.insert(id);
             match self.readable(frame) {
-                Err(unreadable) => effect.park(frame, unreadable, repeated),
+                // Two frames of a batch with one number are a sender's fault, and not one frame.
+                Err(unreadable) => effect.park(frame, unreadable, self.repeated.contains(&id)),
                 Ok(observations) => {
                     effect.reports.push(unjudged(frame));
                     for (place, observation) in observations.iter().enumerate() {
@@ -293,7 +294,7 @@ impl Effect {
         }
     }
 
-    fn park(&mut self, frame: &ReadFrame, unreadable: Unreadable, repeated: bool) {
+    fn park(&mut self, frame: &ReadFrame, unreadable: Unreadable, seen: bool) {
         let (attributes, raw) = (&frame.received.attributes, &frame.received.frame);
         let reason = unreadable.reason.name();
         self.reports.push(FrameReport {
@@ -307,7 +308,7 @@ impl Effect {
             .entry((attributes.provider.clone(), "parked"))
             .or_default() += 1;
         // What was parked before may have been discarded since, or counted as a copy.
-        if repeated && is_attributed(&unreadable) {
+        if seen && is_attributed(&unreadable) {
             return;
         }
         self.parked.push(ParkedFrame {

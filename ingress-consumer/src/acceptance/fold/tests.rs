@@ -173,6 +173,19 @@ fn a_frame_that_cannot_be_read_is_parked_and_the_others_have_their_effect() {
 }
 
 #[test]
+fn a_frame_that_was_seen_is_not_parked_again_but_one_that_shares_its_number_is() {
+    let poison = || frame(2, Err(Unreadable::new(Reason::InvalidSyntax, "not JSON")));
+    let seen = fold(&[poison()], &BTreeMap::new(), &[2]);
+    assert!(seen.parked.is_empty());
+    assert_eq!(seen.reports[0].verdict, FrameVerdict::Parked);
+    let shared = fold(&[speed(2, "a", 10.0), poison()], &BTreeMap::new(), &[]);
+    assert_eq!((shared.vehicles.len(), shared.parked.len()), (1, 1));
+    let mismatch = Unreadable::new(Reason::ConnectionMismatch, "another workspace's");
+    let mismatched = fold(&[frame(2, Err(mismatch))], &BTreeMap::new(), &[2]);
+    assert_eq!(mismatched.parked.len(), 1, "its number is another's");
+}
+
+#[test]
 fn a_connection_that_registers_nothing_parks_what_unknown_vehicles_send() {
     let mut stranger = speed(1, "a", 10.0);
     stranger.outcome.as_mut().unwrap().observations[0].registers = false;
