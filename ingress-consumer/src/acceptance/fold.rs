@@ -160,7 +160,6 @@ impl Work<'_> {
             let id = (numbering(&frame.received), frame.received.frame.number);
             let repeated = self.repeated.contains(&id) || !in_batch.insert(id);
             match self.readable(frame) {
-                // Two frames of a batch with one number are a sender's fault, and not one frame.
                 Err(unreadable) => effect.park(frame, unreadable, self.repeated.contains(&id)),
                 Ok(observations) => {
                     effect.reports.push(unjudged(frame));
@@ -307,13 +306,10 @@ impl Effect {
             .frames
             .entry((attributes.provider.clone(), "parked"))
             .or_default() += 1;
-        // What was parked before may have been discarded since, or counted as a copy.
-        if seen && is_attributed(&unreadable) {
-            return;
-        }
         self.parked.push(ParkedFrame {
             identity: identity(&frame.received),
             origin: Some(Origin {
+                seen: seen && is_attributed(&unreadable),
                 workspace: is_attributed(&unreadable).then(|| attributes.workspace.clone()),
                 connection: attributes.connection,
                 provider: attributes.provider.clone(),

@@ -173,16 +173,18 @@ fn a_frame_that_cannot_be_read_is_parked_and_the_others_have_their_effect() {
 }
 
 #[test]
-fn a_frame_that_was_seen_is_not_parked_again_but_one_that_shares_its_number_is() {
-    let poison = || frame(2, Err(Unreadable::new(Reason::InvalidSyntax, "not JSON")));
-    let seen = fold(&[poison()], &BTreeMap::new(), &[2]);
-    assert!(seen.parked.is_empty());
-    assert_eq!(seen.reports[0].verdict, FrameVerdict::Parked);
-    let shared = fold(&[speed(2, "a", 10.0), poison()], &BTreeMap::new(), &[]);
-    assert_eq!((shared.vehicles.len(), shared.parked.len()), (1, 1));
-    let mismatch = Unreadable::new(Reason::ConnectionMismatch, "another workspace's");
-    let mismatched = fold(&[frame(2, Err(mismatch))], &BTreeMap::new(), &[2]);
-    assert_eq!(mismatched.parked.len(), 1, "its number is another's");
+fn a_frame_is_parked_whatever_else_had_its_number_and_says_whether_it_was_seen() {
+    let parked = |frames: &[ReadFrame], repeated: &[u64]| {
+        let effect = fold(frames, &BTreeMap::new(), repeated);
+        assert_eq!(effect.parked.len(), 1);
+        effect.parked[0].origin.as_ref().unwrap().seen
+    };
+    let frame = |reason| frame(2, Err(Unreadable::new(reason, "detail")));
+    let poison = frame(Reason::InvalidSyntax);
+    assert!(parked(std::slice::from_ref(&poison), &[2]));
+    assert!(!parked(&[speed(2, "a", 10.0), poison], &[]));
+    let mismatch = frame(Reason::ConnectionMismatch);
+    assert!(!parked(&[mismatch], &[2]), "its number is another's");
 }
 
 #[test]

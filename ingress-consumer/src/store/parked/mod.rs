@@ -58,6 +58,8 @@ pub struct Origin {
     pub received_at: DateTime<Utc>,
     /// How it came to be read.
     pub origin: FrameOrigin,
+    /// Whether an earlier commit has seen its number: a copy of it was counted then.
+    pub seen: bool,
     /// Its workspace by the envelope's own word.
     pub claimed_workspace: WorkspaceId,
 }
@@ -110,7 +112,7 @@ pub async fn insert(
         if *stored < u64::from(copies.stored) {
             *stored += 1;
             new.push((frame, fingerprint));
-        } else {
+        } else if !frame.origin.as_ref().is_some_and(|origin| origin.seen) {
             *counted.entry(fingerprint).or_default() += 1;
             counted_identities.push(frame.identity.clone());
         }
