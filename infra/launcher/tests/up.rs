@@ -239,7 +239,7 @@ fn up_shows_moving_vehicles_and_resumes_on_the_same_data() {
     let connections = get(&format!("{workspace}/connections"));
     assert_eq!(
         connections["items"].as_array().map(Vec::len),
-        Some(1),
+        Some(4),
         "{connections}"
     );
     assert!(second.stop(Signal::TERM).success());
