@@ -15,6 +15,7 @@ use crate::interpret::{Control, Reason, Unreadable};
 use crate::store::event_log::NewEvent;
 use crate::store::parked::{Origin, ParkedFrame};
 use crate::store::session::{Numbering, SeenFrames};
+use crate::store::storable;
 use crate::store::vehicle::{Vehicle, VehicleKey};
 use crate::store::verdict::Rejected;
 
@@ -299,7 +300,8 @@ impl Effect {
         let reason = unreadable.reason.name();
         self.reports.push(FrameReport {
             verdict: FrameVerdict::Parked,
-            reason: Some(format!("{reason}: {}", unreadable.detail)),
+            // It may quote the frame, and it is remembered with the answer.
+            reason: Some(storable(&format!("{reason}: {}", unreadable.detail))),
             observations: Vec::new(),
         });
         *self

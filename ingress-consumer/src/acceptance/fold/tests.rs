@@ -241,3 +241,11 @@ fn each_frame_is_reported_in_its_place_with_what_became_of_it() {
     let newest_first = [(6, "no_value".to_owned()), (4, "stale".to_owned())];
     assert_eq!(rejected, newest_first);
 }
+
+#[test]
+fn a_reason_can_be_stored_whatever_the_frame_holds() {
+    let unreadable = Unreadable::new(Reason::UnknownShape, "a\0b is no object".to_owned());
+    let effect = fold(&[frame(1, Err(unreadable))], &BTreeMap::new(), &[]);
+    let reason = effect.reports[0].reason.as_deref().unwrap();
+    assert!(reason.ends_with("a\u{fffd}b is no object"), "{reason}");
+}
