@@ -36,6 +36,8 @@ pub struct Effect {
     pub tally: Tally,
     /// One per frame, in order.
     pub reports: Vec<FrameReport>,
+    /// The vehicles that there are, with those that the batch makes known.
+    pub known: BTreeSet<VehicleKey>,
     /// When.
     pub decided_at: DateTime<Utc>,
 }
@@ -152,6 +154,7 @@ impl Work<'_> {
     /// What the batch does, at the time `now`.
     pub fn fold(&self, policy: Policy, now: DateTime<Utc>) -> Effect {
         let mut effect = Effect {
+            known: self.vehicles.keys().cloned().collect(),
             decided_at: now,
             ..Effect::default()
         };
@@ -236,13 +239,15 @@ impl Effect {
         }
     }
 
-    /// What did not become the state of its vehicle, the newest first.
+    /// What did not become the state of its vehicle, the newest first. A name that no vehicle has is
+    /// left out: whoever invents names would fill the table.
     pub fn rejected(&self, frames: &[ReadFrame]) -> BTreeMap<VehicleKey, Vec<Rejected>> {
         let mut rejected = BTreeMap::<_, Vec<_>>::new();
         for (frame, report) in frames.iter().zip(&self.reports).rev() {
             let (attributes, raw) = (&frame.received.attributes, &frame.received.frame);
             for observation in report.observations.iter().rev() {
-                if observation.verdict == Some(Verdict::Accepted) {
+                let is_state = observation.verdict == Some(Verdict::Accepted);
+                if is_state || !self.known.contains(&observation.vehicle) {
                     continue;
                 }
                 let list = rejected.entry(observation.vehicle.clone()).or_default();
@@ -381,6 +386,7 @@ impl Effect {
             let fact = decide::snapshot_changed(&key.vehicle, &vehicle.state, &decision.news);
             self.event(key, vehicle.shard, fact);
         }
+        self.known.insert(key.clone());
         self.vehicles.insert(key.clone(), vehicle);
     }
 

@@ -249,3 +249,25 @@ fn a_reason_can_be_stored_whatever_the_frame_holds() {
     let reason = effect.reports[0].reason.as_deref().unwrap();
     assert!(reason.ends_with("a\u{fffd}b is no object"), "{reason}");
 }
+
+#[test]
+fn a_name_that_no_vehicle_has_leaves_no_verdict() {
+    let absent = |number, vehicle| {
+        let contents = Contents {
+            no_values: vec![(key(vehicle), Signal::StateOfCharge)],
+            ..Contents::default()
+        };
+        frame(number, Ok(contents))
+    };
+    let frames = [
+        absent(1, "invented"),
+        speed(2, "new", 3.0),
+        absent(3, "new"),
+    ];
+    let effect = fold(&frames, &BTreeMap::new(), &[]);
+    assert_eq!(effect.reports[0].observations.len(), 1);
+    let rejected = effect.rejected(&frames);
+    assert_eq!(rejected.keys().collect::<Vec<_>>(), [&key("new")]);
+    let after = fold(&frames[2..], &effect.vehicles, &[]);
+    assert_eq!(after.rejected(&frames[2..]).len(), 1);
+}
