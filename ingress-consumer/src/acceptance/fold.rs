@@ -257,6 +257,7 @@ impl Effect {
                     signal: observation.signal,
                     reading: observation.reading.clone(),
                     against: observation.against.clone(),
+                    clock_ahead: observation.clock_ahead,
                     connection: attributes.connection,
                     session: attributes.session,
                     frame: raw.number,

@@ -271,3 +271,21 @@ fn a_name_that_no_vehicle_has_leaves_no_verdict() {
     let after = fold(&frames[2..], &effect.vehicles, &[]);
     assert_eq!(after.rejected(&frames[2..]).len(), 1);
 }
+
+#[test]
+fn a_clock_that_is_ahead_is_remembered_with_the_verdict() {
+    let mut ahead = speed(1, "a", 10.0);
+    if let Ok(contents) = &mut ahead.outcome {
+        contents.observations[0].reading.provenance.observed_at = at(4000);
+    }
+    let frames = [speed(50, "a", 20.0), ahead];
+    let effect = fold(&frames, &BTreeMap::new(), &[]);
+    let rejected = &effect.rejected(&frames)[&key("a")];
+    assert_eq!(rejected.len(), 1);
+    assert!(rejected[0].clock_ahead);
+    // What was stored before the field was there can still be read.
+    let mut stored = serde_json::to_value(&rejected[0]).unwrap();
+    stored.as_object_mut().unwrap().remove("clock_ahead");
+    let read: Rejected = serde_json::from_value(stored).unwrap();
+    assert!(!read.clock_ahead);
+}
