@@ -125,6 +125,11 @@ fn types_without_a_signal_are_unmapped_each_time() {
     ] {
         assert_eq!(reading(kind, value), [Item::Unmapped], "{kind}");
     }
+    // Nobody reads them, so they need not look like readings.
+    assert_eq!(
+        items(r#"{"id":"1","tags":["north",7]}"#),
+        vec![Item::Unmapped; 2]
+    );
 }
 
 #[test]
