@@ -276,14 +276,21 @@ impl Feed for Settings {
             .ok_or_else(|| Failure::Unreadable("it holds no records".to_owned()))?;
         let records = records.records.as_deref().unwrap_or_default();
         let cursor = Cursor::of(cursor);
-        let last = records.last().map_or_else(Mark::default, |r| Mark::of(r));
+        let mut last = records.last().map_or_else(Mark::default, |r| Mark::of(r));
         let claims_more = answer.more_data_available == Some(true);
+        if claims_more && last.received.is_none() {
+            last.received = records.iter().filter_map(|r| Mark::of(r).received).max();
+        }
         let next_page = claims_more
             .then(|| cursor.next_page(&answer, &last))
             .flatten();
         let more = next_page.is_some();
         // What the server has, and gives no way to, is asked for again; it is not passed over.
-        let is_stuck = claims_more && matches!(cursor.run, Run::Since(_));
+        if claims_more && !more && matches!(cursor.run, Run::Since(_)) {
+            let detail = "moreDataAvailable is true, but neither a link nor a receivedDateTime \
+                          leads to what follows";
+            return Err(Failure::Unreadable(detail.to_owned()));
+        }
         let read_until = if more {
             last.received
         } else {
@@ -292,7 +299,7 @@ impl Feed for Settings {
         Ok(Page {
             frames: records.iter().map(|record| feed::frame(record)).collect(),
             cursor: next_page
-                .or_else(|| (!is_stuck).then(|| cursor.next_run(&answer, &last))?)
+                .or_else(|| cursor.next_run(&answer, &last))
                 .and_then(|cursor| cursor.store()),
             more,
             wait: None,
