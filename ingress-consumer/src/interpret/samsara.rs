@@ -37,7 +37,6 @@ fn usual_types() -> Vec<String> {
         "gps",
         "obdOdometerMeters",
         "evBatteryVoltageMilliVolt",
-        "evChargingEnergyMicroWh",
     ];
     usual.map(str::to_owned).into()
 }

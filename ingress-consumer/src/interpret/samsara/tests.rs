@@ -250,7 +250,7 @@ fn three_types_make_a_feed_and_its_name_is_theirs() {
         usual().names(),
         [
             "evStateOfChargeMilliPercent+gps+obdOdometerMeters",
-            "evBatteryVoltageMilliVolt+evChargingEnergyMicroWh",
+            "evBatteryVoltageMilliVolt",
         ]
     );
     let named = |types: &[&str]| settings(json!({"types": types})).names();
