@@ -173,6 +173,19 @@ impl Cursor {
         Some(Self { run, link })
     }
 
+    /// What going on to `next` may pass over: of a second that fills a page, there is no way to the
+    /// rest without a link.
+    fn skipped(&self, next: &Self, last: &Mark) -> Option<String> {
+        let (Run::Since(start), None, Some(received)) = (&self.run, &next.link, last.received)
+        else {
+            return None;
+        };
+        (received.timestamp() <= start.timestamp()).then(|| {
+            let second = start.to_rfc3339_opts(SecondsFormat::Secs, true);
+            format!("what else was received in the second from {second}")
+        })
+    }
+
     /// The run after this one, which ended with `last`.
     fn next_run(&self, answer: &Answer<'_>, last: &Mark) -> Option<Self> {
         let begun = match &self.run {
@@ -285,6 +298,9 @@ impl Feed for Settings {
             .then(|| cursor.next_page(&answer, &last))
             .flatten();
         let more = next_page.is_some();
+        let skipped = next_page
+            .as_ref()
+            .and_then(|next| cursor.skipped(next, &last));
         // What the server has, and gives no way to, is asked for again; it is not passed over.
         if claims_more && !more && matches!(cursor.run, Run::Since(_)) {
             let detail = "moreDataAvailable is true, but neither a link nor a receivedDateTime \
@@ -304,6 +320,7 @@ impl Feed for Settings {
             more,
             wait: None,
             read_until,
+            skipped,
             budget: feed::budget(response),
         })
     }
