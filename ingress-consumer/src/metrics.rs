@@ -77,6 +77,12 @@ static POLL_ROWS: LazyLock<Counter<u64>> = LazyLock::new(|| {
         "Records of the pages that were committed",
     )
 });
+static POLL_SKIPS: LazyLock<Counter<u64>> = LazyLock::new(|| {
+    counter(
+        "headrace_polling_skips",
+        "Pages after which records may have been passed over",
+    )
+});
 static POLL_REQUESTS: LazyLock<Histogram<f64>> = LazyLock::new(|| {
     seconds(
         "headrace_polling_request_duration_seconds",
@@ -128,6 +134,11 @@ pub fn polled(provider: &str, outcome: &'static str, took: Duration) {
 /// A page was committed.
 pub fn poll_page(provider: &str, rows: u64) {
     POLL_ROWS.add(rows, &[KeyValue::new("provider", provider.to_owned())]);
+}
+
+/// A provider gave no way to some records.
+pub fn poll_skip(provider: &str) {
+    POLL_SKIPS.add(1, &[KeyValue::new("provider", provider.to_owned())]);
 }
 
 /// How far a feed is behind its provider.

@@ -15,6 +15,7 @@ use crate::interpret::{Control, Reason, Unreadable};
 use crate::store::event_log::NewEvent;
 use crate::store::parked::{Origin, ParkedFrame};
 use crate::store::session::{Numbering, SeenFrames};
+use crate::store::storable;
 use crate::store::vehicle::{Vehicle, VehicleKey};
 use crate::store::verdict::Rejected;
 
@@ -35,6 +36,8 @@ pub struct Effect {
     pub tally: Tally,
     /// One per frame, in order.
     pub reports: Vec<FrameReport>,
+    /// The vehicles that there are, with those that the batch makes known.
+    pub known: BTreeSet<VehicleKey>,
     /// When.
     pub decided_at: DateTime<Utc>,
 }
@@ -151,6 +154,7 @@ impl Work<'_> {
     /// What the batch does, at the time `now`.
     pub fn fold(&self, policy: Policy, now: DateTime<Utc>) -> Effect {
         let mut effect = Effect {
+            known: self.vehicles.keys().cloned().collect(),
             decided_at: now,
             ..Effect::default()
         };
@@ -234,13 +238,15 @@ impl Effect {
         }
     }
 
-    /// What did not become the state of its vehicle, the newest first.
+    /// What did not become the state of its vehicle, the newest first. A name that no vehicle has is
+    /// left out: whoever invents names would fill the table.
     pub fn rejected(&self, frames: &[ReadFrame]) -> BTreeMap<VehicleKey, Vec<Rejected>> {
         let mut rejected = BTreeMap::<_, Vec<_>>::new();
         for (frame, report) in frames.iter().zip(&self.reports).rev() {
             let (attributes, raw) = (&frame.received.attributes, &frame.received.frame);
             for observation in report.observations.iter().rev() {
-                if observation.verdict == Some(Verdict::Accepted) {
+                let is_state = observation.verdict == Some(Verdict::Accepted);
+                if is_state || !self.known.contains(&observation.vehicle) {
                     continue;
                 }
                 let list = rejected.entry(observation.vehicle.clone()).or_default();
@@ -250,6 +256,7 @@ impl Effect {
                     signal: observation.signal,
                     reading: observation.reading.clone(),
                     against: observation.against.clone(),
+                    clock_ahead: observation.clock_ahead,
                     connection: attributes.connection,
                     session: attributes.session,
                     frame: raw.number,
@@ -298,7 +305,8 @@ impl Effect {
         let reason = unreadable.reason.name();
         self.reports.push(FrameReport {
             verdict: FrameVerdict::Parked,
-            reason: Some(format!("{reason}: {}", unreadable.detail)),
+            // It may quote the frame, and it is remembered with the answer.
+            reason: Some(storable(&format!("{reason}: {}", unreadable.detail))),
             observations: Vec::new(),
         });
         *self
@@ -375,6 +383,7 @@ impl Effect {
             let fact = decide::snapshot_changed(&key.vehicle, &vehicle.state, &decision.news);
             self.event(key, vehicle.shard, fact);
         }
+        self.known.insert(key.clone());
         self.vehicles.insert(key.clone(), vehicle);
     }
 

@@ -260,7 +260,10 @@ impl Acceptance {
         };
         session::add(&mut tx, &fold::seen_frames(frames)).await?;
         verdict_store::record(&mut tx, &effect.rejected(frames), self.verdicts_kept).await?;
-        companion.write(&mut tx, &effect.reports).await?;
+        companion
+            .write(&mut tx, &effect.reports)
+            .await
+            .map_err(|error| error.of_companion(false))?;
         let traceparent = runtime::telemetry::traceparent();
         event_log::append(&mut tx, &effect.events, traceparent.as_deref()).await?;
         Ok((tx, effect.done(&parked)))
@@ -323,7 +326,10 @@ impl Companion for After<'_> {
         pg: &'a mut PgConnection,
         _reports: &'a [FrameReport],
     ) -> BoxFuture<'a, Result<(), StoreError>> {
-        self.0.write(pg, self.1)
+        let written = self.0.write(pg, self.1);
+        written
+            .map(|done| done.map_err(|error| error.of_companion(true)))
+            .boxed()
     }
 }
 

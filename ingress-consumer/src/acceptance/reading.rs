@@ -54,10 +54,10 @@ pub struct Observation {
 impl ReadFrame {
     /// The vehicles that the frame speaks of.
     pub fn vehicles(&self) -> impl Iterator<Item = &VehicleKey> {
-        self.outcome
-            .iter()
-            .flat_map(|contents| &contents.observations)
-            .map(|o| &o.key)
+        self.outcome.iter().flat_map(|contents| {
+            let observed = contents.observations.iter().map(|o| &o.key);
+            observed.chain(contents.no_values.iter().map(|(key, _)| key))
+        })
     }
 }
 

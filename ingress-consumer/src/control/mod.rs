@@ -93,6 +93,23 @@ impl From<StoreError> for Problem {
                 "conflict",
                 "others write the same rows at the moment; try again",
             ),
+            StoreError::Companion { accepted, source } => {
+                tracing::error!(
+                    error = %runtime::telemetry::chain(&source),
+                    accepted,
+                    "what goes with the frames cannot be stored"
+                );
+                let detail = if accepted {
+                    "the frames were accepted, but their answer cannot be remembered"
+                } else {
+                    "the answer cannot be remembered, so no frame was accepted"
+                };
+                Self::new(
+                    StatusCode::INTERNAL_SERVER_ERROR,
+                    "answer-not-stored",
+                    detail,
+                )
+            }
             error @ (StoreError::Inconsistent { .. } | StoreError::ClaimLost) => {
                 Self::internal(&error)
             }

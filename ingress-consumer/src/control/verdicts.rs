@@ -30,6 +30,8 @@ struct Judged {
     reading: Option<Reading>,
     /// What it lost against, or is a repeat of.
     against: Option<Reading>,
+    /// Its clock was ahead, so it counts from when it was received.
+    clock_ahead: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     connection: Option<ConnectionId>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -46,6 +48,7 @@ impl From<Rejected> for Judged {
             signal: rejected.signal,
             reading: rejected.reading,
             against: rejected.against,
+            clock_ahead: rejected.clock_ahead,
             connection: Some(rejected.connection),
             session: Some(rejected.session),
             frame: Some(rejected.frame),
@@ -77,6 +80,7 @@ pub async fn list(
             decided_at: reading.provenance.received_at,
             verdict: crate::decide::Verdict::Accepted.name().to_owned(),
             signal,
+            clock_ahead: reading.provenance.clock_ahead,
             reading: Some(reading),
             against: None,
             connection: None,

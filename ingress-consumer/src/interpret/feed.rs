@@ -206,6 +206,8 @@ pub struct Page {
     pub wait: Option<Duration>,
     /// Up to when, by the provider's clock, the feed has been read; for the lag behind it.
     pub read_until: Option<DateTime<Utc>>,
+    /// What may have been passed over because there is no way to ask for it.
+    pub skipped: Option<String>,
     /// What the provider says is left of the budget.
     pub budget: Option<Budget>,
 }

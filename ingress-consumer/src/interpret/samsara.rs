@@ -37,7 +37,6 @@ fn usual_types() -> Vec<String> {
         "gps",
         "obdOdometerMeters",
         "evBatteryVoltageMilliVolt",
-        "evChargingEnergyMicroWh",
     ];
     usual.map(str::to_owned).into()
 }
@@ -155,14 +154,15 @@ fn record(record: &Map<String, Value>, items: &mut Vec<Item>) -> Result<(), Unre
             continue;
         }
         for reading in readings {
-            let reading = json::object(kind, reading)?;
             let mut said = Statements::of(&id, items);
             if kind == "gps" {
+                let reading = json::object(kind, reading)?;
                 let at = json::rfc3339("time", reading.get("time"))?;
                 said.position(reading, at)?;
                 let mph = (SourceUnit::MilePerHour, 1.0);
                 said.quantity(Signal::Speed, mph, (reading, "speedMilesPerHour"), at)?;
             } else if let Some((signal, unit)) = meaning(kind) {
+                let reading = json::object(kind, reading)?;
                 let at = json::rfc3339("time", reading.get("time"))?;
                 if reading.contains_key("value") {
                     said.quantity(signal, unit, (reading, "value"), at)?;
@@ -170,6 +170,7 @@ fn record(record: &Map<String, Value>, items: &mut Vec<Item>) -> Result<(), Unre
                     said.none(signal);
                 }
             } else {
+                // Whatever it looks like: nobody reads it.
                 said.push(Item::Unmapped);
             }
         }

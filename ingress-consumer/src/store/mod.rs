@@ -20,7 +20,7 @@ pub mod stream;
 pub mod vehicle;
 pub mod verdict;
 
-use runtime::db::{AsSqlError, Migrations};
+use runtime::db::{AsSqlError, Disposition, Migrations, disposition};
 
 /// The core's schema.
 pub static MIGRATIONS: Migrations = Migrations {
@@ -55,6 +55,15 @@ pub enum StoreError {
     /// Another replica has done the same request: what it was answered can be looked up.
     #[error("another replica has done the same request in the meantime")]
     Done,
+    /// What was to be committed with a batch is refused for its content. No frame of the batch is to
+    /// blame.
+    #[error("what goes with the frames cannot be stored")]
+    Companion {
+        /// Whether the frames have had their effect nevertheless.
+        accepted: bool,
+        /// Why.
+        source: sqlx::Error,
+    },
 }
 
 impl StoreError {
@@ -71,12 +80,22 @@ impl StoreError {
             source: source.into(),
         }
     }
+
+    /// The same as an error of a batch's companion, if the content is at fault.
+    pub(crate) fn of_companion(self, accepted: bool) -> Self {
+        match self {
+            Self::Database(source) if disposition(&source) == Disposition::Poison => {
+                Self::Companion { accepted, source }
+            }
+            other => other,
+        }
+    }
 }
 
 impl AsSqlError for StoreError {
     fn as_sql_error(&self) -> Option<&sqlx::Error> {
         match self {
-            Self::Database(error) => Some(error),
+            Self::Database(error) | Self::Companion { source: error, .. } => Some(error),
             Self::Inconsistent { .. } | Self::Conflict | Self::ClaimLost | Self::Done => None,
         }
     }

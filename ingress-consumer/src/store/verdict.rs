@@ -24,6 +24,9 @@ pub struct Rejected {
     pub reading: Option<Reading>,
     /// What it lost against, or is a repeat of.
     pub against: Option<Reading>,
+    /// Its clock was ahead: `reading` tells the time that was not believed.
+    #[serde(default)]
+    pub clock_ahead: bool,
     /// The connection that it came over.
     pub connection: ConnectionId,
     /// The session that its frame was numbered in.

@@ -243,3 +243,51 @@ fn each_frame_is_reported_in_its_place_with_what_became_of_it() {
     let newest_first = [(6, "no_value".to_owned()), (4, "stale".to_owned())];
     assert_eq!(rejected, newest_first);
 }
+
+#[test]
+fn a_reason_can_be_stored_whatever_the_frame_holds() {
+    let unreadable = Unreadable::new(Reason::UnknownShape, "a\0b is no object".to_owned());
+    let effect = fold(&[frame(1, Err(unreadable))], &BTreeMap::new(), &[]);
+    let reason = effect.reports[0].reason.as_deref().unwrap();
+    assert!(reason.ends_with("a\u{fffd}b is no object"), "{reason}");
+}
+
+#[test]
+fn a_name_that_no_vehicle_has_leaves_no_verdict() {
+    let absent = |number, vehicle| {
+        let contents = Contents {
+            no_values: vec![(key(vehicle), Signal::StateOfCharge)],
+            ..Contents::default()
+        };
+        frame(number, Ok(contents))
+    };
+    let frames = [
+        absent(1, "invented"),
+        speed(2, "new", 3.0),
+        absent(3, "new"),
+    ];
+    let effect = fold(&frames, &BTreeMap::new(), &[]);
+    assert_eq!(effect.reports[0].observations.len(), 1);
+    let rejected = effect.rejected(&frames);
+    assert_eq!(rejected.keys().collect::<Vec<_>>(), [&key("new")]);
+    let after = fold(&frames[2..], &effect.vehicles, &[]);
+    assert_eq!(after.rejected(&frames[2..]).len(), 1);
+}
+
+#[test]
+fn a_clock_that_is_ahead_is_remembered_with_the_verdict() {
+    let mut ahead = speed(1, "a", 10.0);
+    if let Ok(contents) = &mut ahead.outcome {
+        contents.observations[0].reading.provenance.observed_at = at(4000);
+    }
+    let frames = [speed(50, "a", 20.0), ahead];
+    let effect = fold(&frames, &BTreeMap::new(), &[]);
+    let rejected = &effect.rejected(&frames)[&key("a")];
+    assert_eq!(rejected.len(), 1);
+    assert!(rejected[0].clock_ahead);
+    // What was stored before the field was there can still be read.
+    let mut stored = serde_json::to_value(&rejected[0]).unwrap();
+    stored.as_object_mut().unwrap().remove("clock_ahead");
+    let read: Rejected = serde_json::from_value(stored).unwrap();
+    assert!(!read.clock_ahead);
+}

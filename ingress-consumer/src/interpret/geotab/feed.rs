@@ -239,6 +239,7 @@ impl Feed for Settings {
             more,
             wait,
             read_until,
+            skipped: None,
             budget: feed::budget(response),
         })
     }

@@ -173,6 +173,19 @@ impl Cursor {
         Some(Self { run, link })
     }
 
+    /// What going on to `next` may pass over: of a second that fills a page, there is no way to the
+    /// rest without a link.
+    fn skipped(&self, next: &Self, last: &Mark) -> Option<String> {
+        let (Run::Since(start), None, Some(received)) = (&self.run, &next.link, last.received)
+        else {
+            return None;
+        };
+        (received.timestamp() <= start.timestamp()).then(|| {
+            let second = start.to_rfc3339_opts(SecondsFormat::Secs, true);
+            format!("what else was received in the second from {second}")
+        })
+    }
+
     /// The run after this one, which ended with `last`.
     fn next_run(&self, answer: &Answer<'_>, last: &Mark) -> Option<Self> {
         let begun = match &self.run {
@@ -276,14 +289,24 @@ impl Feed for Settings {
             .ok_or_else(|| Failure::Unreadable("it holds no records".to_owned()))?;
         let records = records.records.as_deref().unwrap_or_default();
         let cursor = Cursor::of(cursor);
-        let last = records.last().map_or_else(Mark::default, |r| Mark::of(r));
+        let mut last = records.last().map_or_else(Mark::default, |r| Mark::of(r));
         let claims_more = answer.more_data_available == Some(true);
+        if claims_more && last.received.is_none() {
+            last.received = records.iter().filter_map(|r| Mark::of(r).received).max();
+        }
         let next_page = claims_more
             .then(|| cursor.next_page(&answer, &last))
             .flatten();
         let more = next_page.is_some();
+        let skipped = next_page
+            .as_ref()
+            .and_then(|next| cursor.skipped(next, &last));
         // What the server has, and gives no way to, is asked for again; it is not passed over.
-        let is_stuck = claims_more && matches!(cursor.run, Run::Since(_));
+        if claims_more && !more && matches!(cursor.run, Run::Since(_)) {
+            let detail = "moreDataAvailable is true, but neither a link nor a receivedDateTime \
+                          leads to what follows";
+            return Err(Failure::Unreadable(detail.to_owned()));
+        }
         let read_until = if more {
             last.received
         } else {
@@ -292,11 +315,12 @@ impl Feed for Settings {
         Ok(Page {
             frames: records.iter().map(|record| feed::frame(record)).collect(),
             cursor: next_page
-                .or_else(|| (!is_stuck).then(|| cursor.next_run(&answer, &last))?)
+                .or_else(|| cursor.next_run(&answer, &last))
                 .and_then(|cursor| cursor.store()),
             more,
             wait: None,
             read_until,
+            skipped,
             budget: feed::budget(response),
         })
     }

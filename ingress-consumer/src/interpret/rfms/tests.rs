@@ -440,14 +440,25 @@ fn without_a_link_the_last_second_is_asked_for_again_unless_that_would_be_the_sa
         "/vehiclepositions starttime=2026-07-01T10:00:07Z"
     );
     assert_eq!(next.read_until, Some(at("2026-07-01T10:00:07.500Z")));
+    assert_eq!(next.skipped, None);
     let next = read(&["2026-07-01T10:00:00.100Z", "2026-07-01T10:00:00.900Z"]);
     assert_eq!(
         query(&settings, "positions", next.cursor.as_ref()),
         "/vehiclepositions starttime=2026-07-01T10:00:01Z"
     );
-    // "More", but nothing that leads there: the same is asked for again, later.
-    let next = read(&[]);
-    assert_eq!((next.more, next.cursor), (false, None));
+    let skipped = next.skipped.unwrap();
+    assert!(skipped.contains("2026-07-01T10:00:00Z"), "{skipped}");
+    // A record without a time does not hide those of the others.
+    let next = read(&["2026-07-01T10:00:07.500Z", "2026-07-01T10:00:05Z", ""]);
+    assert_eq!(
+        query(&settings, "positions", next.cursor.as_ref()),
+        "/vehiclepositions starttime=2026-07-01T10:00:07Z"
+    );
+    // "More", but nothing that leads there: it shows, and the same is asked for again, later.
+    for times in [&[][..], &["", "never"]] {
+        let stuck = settings.read("positions", Some(&since), &page(times, true, None));
+        assert!(matches!(stuck, Err(Failure::Unreadable(_))), "{stuck:?}");
+    }
 }
 
 #[test]

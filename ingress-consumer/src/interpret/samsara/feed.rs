@@ -147,6 +147,7 @@ impl Feed for Settings {
             more,
             wait: (!more).then_some(SETTLE),
             read_until,
+            skipped: None,
             budget: feed::budget(response),
         })
     }

@@ -164,8 +164,8 @@ impl Committer {
     async fn commit(&mut self, group: Vec<Submission>) {
         match self.try_commit(&group).await {
             Ok(answers) => answer(group, answers),
-            // It may be the fault of one of them.
-            Err(error) if group.len() > 1 && !is_passing(&error) => {
+            // It may be the fault of one of them. What has had its effect is not offered again.
+            Err(error) if group.len() > 1 && !is_passing(&error) && !is_accepted(&error) => {
                 for submission in group {
                     let answer = self.commit_alone(&submission).await;
                     submission.answer(answer);
@@ -288,6 +288,11 @@ fn is_passing(error: &StoreError) -> bool {
         || error
             .as_sql_error()
             .is_some_and(|error| disposition(error) == Disposition::Retry)
+}
+
+/// Whether the frames have had their effect although there was an error.
+const fn is_accepted(error: &StoreError) -> bool {
+    matches!(error, StoreError::Companion { accepted: true, .. })
 }
 
 /// What a group does with one of its requests.

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use chrono::{DateTime, Datelike, Utc};
 use runtime::http::Problem;
 use serde::Deserialize;
+use serde::de::{DeserializeSeed, Deserializer, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 use shared_model::{ConnectionId, WorkspaceId, time};
 
@@ -45,7 +46,7 @@ struct RawEnvelope<'a> {
     workspace: WorkspaceId,
     connection: ConnectionId,
     #[serde(borrow)]
-    frames: Vec<&'a RawValue>,
+    frames: &'a RawValue,
 }
 
 #[derive(Deserialize)]
@@ -102,35 +103,24 @@ pub fn format(headers: &HeaderMap) -> Result<Format, Problem> {
     }
 }
 
-/// The envelopes in `body`, with at most `most` frames in all and one at least.
+/// The envelopes in `body`, with at most `most` frames in all and one at least in each.
 pub fn parse(format: Format, body: &[u8], most: usize) -> Result<Vec<Envelope>, Problem> {
     let text = std::str::from_utf8(body)
         .map_err(|error| invalid(format!("byte {} is not UTF-8", error.valid_up_to())))?;
-    let (word, parts) = split(format, text)?;
-    let mut frames = 0;
-    let mut envelopes = Vec::with_capacity(parts.len());
+    let (word, parts) = split(format, text, most)?;
+    let mut left = most;
+    let mut envelopes = Vec::new();
     for (number, part) in parts {
         let place = Place {
             word,
             number,
             frame: None,
         };
-        let envelope = envelope(part, place)?;
-        frames += envelope.frames.len();
-        if frames > most {
-            let detail = format!(
-                "{place}: the request has more than {most} frames (ingest.max_frames); send it in \
-                 parts"
-            );
-            return Err(Problem::new(
-                StatusCode::PAYLOAD_TOO_LARGE,
-                "too-many-frames",
-                detail,
-            ));
-        }
+        let envelope = envelope(part, place, left)?.ok_or_else(|| too_many(place, most))?;
+        left -= envelope.frames.len();
         envelopes.push(envelope);
     }
-    if frames == 0 {
+    if envelopes.is_empty() {
         return Err(invalid("the request holds no frame".to_owned()));
     }
     Ok(envelopes)
@@ -139,41 +129,116 @@ pub fn parse(format: Format, body: &[u8], most: usize) -> Result<Vec<Envelope>, 
 /// What a request's parts are called in errors, and the text of each with its number.
 type Parts<'a> = (&'static str, Vec<(usize, &'a str)>);
 
-fn split(format: Format, text: &str) -> Result<Parts<'_>, Problem> {
+/// Each part holds a frame, so one more of them than `most` is enough to refuse them all.
+fn split(format: Format, text: &str, most: usize) -> Result<Parts<'_>, Problem> {
     match format {
         Format::Ndjson => {
             let lines = (1..).zip(text.lines());
             let lines = lines.filter(|(_, line)| !line.trim().is_empty());
-            Ok(("line", lines.collect()))
+            Ok(("line", lines.take(most.saturating_add(1)).collect()))
         }
         Format::Json if text.trim_start().starts_with('[') => {
-            let parts: Vec<&RawValue> =
-                serde_json::from_str(text).map_err(|error| invalid(error.to_string()))?;
+            let word = "envelope";
+            let parts = elements(text, most).map_err(|error| invalid(error.to_string()))?;
+            let place = Place {
+                word,
+                number: most.saturating_add(1),
+                frame: None,
+            };
+            let parts = parts.ok_or_else(|| too_many(place, most))?;
             let parts = parts.into_iter().map(RawValue::get);
-            Ok(("envelope", (1..).zip(parts).collect()))
+            Ok((word, (1..).zip(parts).collect()))
         }
         Format::Json => Ok(("envelope", vec![(1, text)])),
     }
 }
 
-fn envelope(text: &str, place: Place) -> Result<Envelope, Problem> {
-    let raw: RawEnvelope<'_> = serde_json::from_str(text).map_err(|error| {
+/// The envelope that `text` is, unless it has more than `most` frames.
+fn envelope(text: &str, place: Place, most: usize) -> Result<Option<Envelope>, Problem> {
+    let refused = |error: serde_json::Error| {
         invalid(format!(
             r#"{place}: {error}; write {{"workspace":"…","connection":"…","frames":[{{"body":"…"}}]}}"#
         ))
-    })?;
-    let frames = (1..).zip(raw.frames).map(|(number, frame)| {
+    };
+    let raw: RawEnvelope<'_> = serde_json::from_str(text).map_err(refused)?;
+    let Some(frames) = elements(raw.frames.get(), most).map_err(refused)? else {
+        return Ok(None);
+    };
+    if frames.is_empty() {
+        return Err(invalid(format!("{place}: the envelope holds no frame")));
+    }
+    let frames = (1..).zip(frames).map(|(number, frame)| {
         let place = Place {
             frame: Some(number),
             ..place
         };
         pushed_frame(frame.get(), place)
     });
-    Ok(Envelope {
+    Ok(Some(Envelope {
         workspace: raw.workspace,
         connection: raw.connection,
         frames: frames.collect::<Result<_, _>>()?,
-    })
+    }))
+}
+
+/// The elements of the array that `text` is, unless they are more than `most`.
+fn elements(text: &str, most: usize) -> Result<Option<Vec<&RawValue>>, serde_json::Error> {
+    let mut exceeded = false;
+    let mut json = serde_json::Deserializer::from_str(text);
+    let seed = Elements {
+        most,
+        exceeded: &mut exceeded,
+    };
+    let read = seed.deserialize(&mut json).and_then(|found| {
+        json.end()?;
+        Ok(found)
+    });
+    if exceeded {
+        return Ok(None);
+    }
+    read.map(Some)
+}
+
+/// Reads an array and leaves off where it is too long: a small body that is compressed may unfold to
+/// millions of elements, and keeping track of each takes more than its text.
+struct Elements<'b> {
+    most: usize,
+    exceeded: &'b mut bool,
+}
+
+impl<'de> DeserializeSeed<'de> for Elements<'_> {
+    type Value = Vec<&'de RawValue>;
+
+    fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<Self::Value, D::Error> {
+        json.deserialize_seq(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Elements<'_> {
+    type Value = Vec<&'de RawValue>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an array")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<Self::Value, A::Error> {
+        let mut found = Vec::new();
+        while let Some(element) = elements.next_element::<&RawValue>()? {
+            if found.len() == self.most {
+                *self.exceeded = true;
+                return Err(serde::de::Error::custom("too many elements"));
+            }
+            found.push(element);
+        }
+        Ok(found)
+    }
+}
+
+fn too_many(place: Place, most: usize) -> Problem {
+    let detail = format!(
+        "{place}: the request has more than {most} frames (ingest.max_frames); send it in parts"
+    );
+    Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too-many-frames", detail)
 }
 
 fn pushed_frame(text: &str, place: Place) -> Result<PushedFrame, Problem> {
@@ -293,6 +358,35 @@ mod tests {
             }
         }
         assert_eq!(parse(Format::Json, b"\xff", 3).unwrap_err().status, 400);
+    }
+
+    #[test]
+    fn what_is_too_long_is_left_off_at_the_bound() {
+        let ones = format!("[{}1]", "1,".repeat(1_000_000));
+        let open = format!("[{}", "1,".repeat(1_000_000));
+        // Nothing behind the bound is looked at, so it does not matter that the array has no end.
+        assert!(elements(&open, 3).unwrap().is_none());
+        let text = one(&[]).replace("[]", &ones);
+        for (format, text) in [
+            (Format::Json, &ones),
+            (Format::Json, &text),
+            (Format::Ndjson, &text),
+        ] {
+            let problem = parse(format, text.as_bytes(), 3).unwrap_err();
+            assert_eq!(problem.status, 413, "{}", problem.detail);
+        }
+        let lines = format!("{}\n", one(&["a"])).repeat(4);
+        let problem = parse(Format::Ndjson, lines.as_bytes(), 3).unwrap_err();
+        assert_eq!(problem.status, 413);
+        assert!(problem.detail.contains("line 4:"), "{}", problem.detail);
+    }
+
+    #[test]
+    fn an_envelope_without_frames_is_refused() {
+        let text = format!("[{},{}]", one(&["a"]), one(&[]));
+        let problem = parse(Format::Json, text.as_bytes(), 3).unwrap_err();
+        assert_eq!(problem.status, 400);
+        assert!(problem.detail.contains("envelope 2:"), "{}", problem.detail);
     }
 
     #[test]

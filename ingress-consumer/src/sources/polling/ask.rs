@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::Polling;
 use super::limit;
+use super::page::holds_nul;
 use crate::interpret::feed::{Access, Budget, Failure, Feed, Page, RateLimit, Request, Response};
 use crate::metrics;
 use crate::store::StoreError;
@@ -78,6 +79,10 @@ impl Asker<'_> {
             let asked = self
                 .exchange(&limit, &request, |answer| {
                     let page = self.feed.read(name, cursor, answer)?;
+                    if page.cursor.as_ref().is_some_and(holds_nul) {
+                        let detail = "where to read on holds a NUL, which cannot be stored";
+                        return Err(Failure::Unreadable(detail.to_owned()));
+                    }
                     Ok((page, answer.received_at))
                 })
                 .await;

@@ -143,6 +143,6 @@ fn is_passing(error: &StoreError) -> bool {
     match error {
         StoreError::Database(error) => db::disposition(error) == Disposition::Retry,
         StoreError::Conflict | StoreError::ClaimLost => true,
-        StoreError::Inconsistent { .. } | StoreError::Done => false,
+        StoreError::Inconsistent { .. } | StoreError::Done | StoreError::Companion { .. } => false,
     }
 }

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use futures_util::future::{BoxFuture, FutureExt};
 use rangemap::RangeInclusiveSet;
+use serde_json::Value;
 use shared_model::envelope::Attributes;
 use shared_model::{Frame, FrameKind, FrameOrigin};
 use sqlx::PgConnection;
@@ -61,6 +62,18 @@ pub fn chunks(mut frames: &[Received]) -> Vec<&[Received]> {
     }
 }
 
+/// Whether a text in `value` holds a NUL, which PostgreSQL cannot store.
+pub fn holds_nul(value: &Value) -> bool {
+    match value {
+        Value::String(text) => text.contains('\0'),
+        Value::Array(values) => values.iter().any(holds_nul),
+        Value::Object(fields) => fields
+            .iter()
+            .any(|(key, value)| key.contains('\0') || holds_nul(value)),
+        Value::Null | Value::Bool(_) | Value::Number(_) => false,
+    }
+}
+
 /// Where to read on, committed with what was read.
 pub struct Advance<'a> {
     pub claim: &'a Claim,
@@ -79,6 +92,7 @@ impl Companion for Advance<'_> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
     use shared_model::{ConnectionId, Provider, SessionId, WorkspaceId};
     use uuid::Uuid;
 
@@ -108,6 +122,14 @@ mod tests {
         let numbers: Vec<_> = page.iter().map(|received| received.frame.number).collect();
         assert_eq!(numbers, [7, 8]);
         assert!(page.iter().all(|r| r.frame.origin == FrameOrigin::State));
+    }
+
+    #[test]
+    fn a_nul_is_found_wherever_it_is() {
+        for value in [json!("a\0"), json!([{"a": "\0"}]), json!({"\0": 1})] {
+            assert!(holds_nul(&value), "{value}");
+        }
+        assert!(!holds_nul(&json!({"a": ["\\u0000", 0, null]})));
     }
 
     #[test]

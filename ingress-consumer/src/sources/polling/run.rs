@@ -353,6 +353,16 @@ impl Run<'_> {
         row.failures = 0;
         row.cursor = page.cursor.or_else(|| row.cursor.take());
         metrics::poll_page(self.connection.provider.as_str(), count);
+        if let Some(skipped) = &page.skipped {
+            tracing::warn!(
+                connection = %self.connection.id,
+                provider = %self.connection.provider,
+                feed = %row.feed,
+                skipped = %self.asker.redacted(skipped),
+                "records may have been passed over"
+            );
+            metrics::poll_skip(self.connection.provider.as_str());
+        }
         if let Some(until) = page.read_until {
             metrics::poll_lag(self.connection.id, &row.feed, received_at - until);
         }
