@@ -31,6 +31,8 @@ pub enum Trouble {
     NoPlace(Duration),
     /// The provider's answer, and of which budget.
     Provider(Failure, RateLimit),
+    /// There was no answer in time, or the connection broke: nothing else on that server would answer.
+    Unreachable(Failure),
     /// The core's own database.
     Store(StoreError),
 }
@@ -138,6 +140,7 @@ impl Asker<'_> {
         let started = Instant::now();
         let client = &self.polling.client;
         let answer = client.ask(&self.connection.endpoint, request).await;
+        let unreachable = matches!(answer, Err(Failure::Passing(_)));
         let read = answer.and_then(|answer| read(&answer));
         metrics::polled(
             self.connection.provider.as_str(),
@@ -146,6 +149,7 @@ impl Asker<'_> {
         );
         let failure = match read {
             Ok(read) => return Ok(read),
+            Err(failure) if unreachable => return Err(Trouble::Unreachable(failure)),
             Err(failure) => failure,
         };
         if let Failure::Limited { retry_after } = &failure {
