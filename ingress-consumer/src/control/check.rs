@@ -1,7 +1,7 @@
 //! Whether a connection could work: everything that is wrong with it, said at once.
 
-use runtime::clock;
 use runtime::http::Problem;
+use runtime::{clock, credential};
 use shared_model::{ConnectionId, ConnectionKind, Provider, WorkspaceId};
 
 use super::connections::NewConnection;
@@ -39,6 +39,8 @@ pub fn check(
     {
         // What was written there may be the credential itself, so it is not repeated.
         problems.push("credential is not a reference; write env:NAME or file:PATH".to_owned());
+    } else if let Some(Err(error)) = new.credential.as_deref().map(credential::check) {
+        problems.push(error.to_string());
     }
     let provider = Provider::new(new.provider.as_str());
     let read = provider
@@ -166,6 +168,16 @@ mod tests {
             detail.contains("env:NAME") && !detail.contains("hunter2"),
             "{detail}"
         );
+    }
+
+    #[test]
+    fn a_variable_of_the_services_own_is_refused() {
+        let detail = check_json(json!({
+            "provider": "viriciti", "kind": "stream", "endpoint": "wss://host/live",
+            "credential": "env:DATABASE_URL", "settings": {"vehicles": {"bus-1": ["soc"]}},
+        }))
+        .unwrap_err();
+        assert!(detail.contains("services' own"), "{detail}");
     }
 
     #[test]
