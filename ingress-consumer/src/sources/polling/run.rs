@@ -101,8 +101,20 @@ impl Polling {
 
     async fn read(&self, claim: &Claim, outcome: &mut Outcome) -> Result<(), StoreError> {
         let mut pg = self.pool.acquire().await?;
-        let Some(connection) = connection::find(&mut pg, claim.connection).await? else {
-            return Ok(());
+        let connection = match connection::find(&mut pg, claim.connection).await {
+            Ok(Some(connection)) => connection,
+            Ok(None) => return Ok(()),
+            Err(error @ StoreError::Inconsistent { .. }) => {
+                // Its row is the same the next time: it is looked at again as rarely as what is refused.
+                tracing::error!(
+                    connection = %claim.connection,
+                    error = %chain(&error),
+                    "a connection cannot be read"
+                );
+                outcome.refused_for = Some(self.config.refused_wait);
+                return Ok(());
+            }
+            Err(error) => return Err(error),
         };
         let provided = provision(&connection.provider, connection.kind, &connection.settings);
         let (feed, settings) = match provided.map(|provision| provision.poll) {
