@@ -24,6 +24,9 @@ const AUTHENTICATE: RateLimit = RateLimit {
     period: Duration::from_mins(1),
 };
 
+/// How many characters of what a provider says are kept.
+const SHOWN: usize = 300;
+
 /// Why there is no page.
 #[derive(Debug)]
 pub enum Trouble {
@@ -186,11 +189,34 @@ impl Asker<'_> {
 
     /// `text` without the credential, which a provider may have repeated.
     pub fn redacted(&self, text: &str) -> String {
-        match &self.secret {
-            Some(secret) => text.replace(secret.expose_secret(), "***"),
-            None => text.to_owned(),
+        let secret = self.secret.as_ref().map(ExposeSecret::expose_secret);
+        let session = self.polling.sessions.get(self.connection.id);
+        without(text, secret, session.as_ref())
+    }
+}
+
+/// `text` without what is as good as the `secret`, cut to what is worth showing only then.
+fn without(text: &str, secret: Option<&str>, session: Option<&Value>) -> String {
+    let mut hidden: Vec<&str> = secret.into_iter().collect();
+    // The password alone, where the credential is a user and a password.
+    hidden.extend(secret.and_then(|secret| Some(secret.split_once(':')?.1)));
+    let mut values: Vec<&Value> = session.into_iter().collect();
+    while let Some(value) = values.pop() {
+        match value {
+            Value::String(text) => hidden.push(text),
+            Value::Array(inner) => values.extend(inner),
+            Value::Object(inner) => values.extend(inner.values()),
+            _ => {}
         }
     }
+    hidden.retain(|part| !part.is_empty());
+    // The longest first: a part of one may be another.
+    hidden.sort_by_key(|part| std::cmp::Reverse(part.len()));
+    let mut text = text.to_owned();
+    for part in hidden {
+        text = text.replace(part, "***");
+    }
+    text.chars().take(SHOWN).collect()
 }
 
 /// The word for what came of a request.
@@ -202,5 +228,21 @@ const fn outcome(failure: Option<&Failure>) -> &'static str {
         Some(Failure::Refused(_)) => "refused",
         Some(Failure::Passing(_)) => "passing",
         Some(Failure::Unreadable(_)) => "unreadable",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn no_part_of_a_credential_is_shown_even_at_the_cut() {
+        let session = json!({"credentials": {"sessionId": "s3ss10n"}});
+        let said = format!("{}hunter2 db/user:hunter2 s3ss10n", "x".repeat(SHOWN - 20));
+        let shown = without(&said, Some("db/user:hunter2"), Some(&session));
+        assert!(!shown.contains("hun") && !shown.contains("s3ss"), "{shown}");
+        assert!(shown.chars().count() <= SHOWN);
     }
 }
