@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use chrono::{DateTime, Utc};
 use runtime::clock;
 use secrecy::{ExposeSecret, SecretString};
@@ -197,7 +199,9 @@ impl Asker<'_> {
 
 /// `text` without what is as good as the `secret`, cut to what is worth showing only then.
 fn without(text: &str, secret: Option<&str>, session: Option<&Value>) -> String {
-    let mut hidden: Vec<&str> = secret.into_iter().collect();
+    // As basic authentication sends it.
+    let encoded = secret.map(|secret| STANDARD.encode(secret));
+    let mut hidden: Vec<&str> = secret.into_iter().chain(encoded.as_deref()).collect();
     // The password alone, where the credential is a user and a password.
     hidden.extend(secret.and_then(|secret| Some(secret.split_once(':')?.1)));
     let mut values: Vec<&Value> = session.into_iter().collect();
@@ -244,5 +248,6 @@ mod tests {
         let shown = without(&said, Some("db/user:hunter2"), Some(&session));
         assert!(!shown.contains("hun") && !shown.contains("s3ss"), "{shown}");
         assert!(shown.chars().count() <= SHOWN);
+        assert_eq!(without("Basic dTpw", Some("u:p"), None), "Basic ***");
     }
 }
