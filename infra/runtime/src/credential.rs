@@ -8,10 +8,17 @@ use std::time::Duration;
 
 use axum::http::HeaderValue;
 use secrecy::{ExposeSecret, SecretString};
+use tokio::io::AsyncReadExt;
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
 /// How often to look whether a credential has changed.
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
+/// No credential is larger.
+const LARGEST_FILE: u64 = 64 * 1024;
+/// Variables that hold the services' own secrets.
+const OWN_VARIABLES: [&str; 2] = ["DATABASE_URL", "AMQP_URL"];
+/// What the names of the services' own other variables start with.
+const OWN_PREFIXES: [&str; 3] = ["PG", "HEADRACE_", "OTEL_"];
 
 /// Why a reference leads to no credential.
 #[derive(Debug, thiserror::Error)]
@@ -19,6 +26,12 @@ pub enum CredentialError {
     /// The text is not shown: it may be the secret itself, put in the wrong place.
     #[error("the credential reference starts with neither `env:` nor `file:`")]
     NoReference,
+    /// Whoever adds a connection chooses where its credential is sent.
+    #[error(
+        "credential env:{0} is one of the services' own variables; a credential must not be \
+         DATABASE_URL or AMQP_URL, nor start with PG, HEADRACE_ or OTEL_"
+    )]
+    OwnVariable(String),
     /// There is no such variable.
     #[error("credential env:{name}: {source}")]
     Variable {
@@ -35,6 +48,12 @@ pub enum CredentialError {
         /// What is wrong with it.
         source: std::io::Error,
     },
+    /// It is no file that a credential is kept in.
+    #[error(
+        "credential file:{0} is not usable; it must be a regular file of at most 64 KiB, outside \
+         /proc, /sys and /dev"
+    )]
+    NoCredentialFile(String),
     /// There is nothing in it.
     #[error("credential {0} is empty")]
     Empty(String),
@@ -43,8 +62,29 @@ pub enum CredentialError {
     NoHeader(String),
 }
 
+/// Whether `reference` is one that a connection may have, wherever it leads.
+pub fn check(reference: &str) -> Result<(), CredentialError> {
+    let (scheme, name) = reference
+        .split_once(':')
+        .ok_or(CredentialError::NoReference)?;
+    match scheme {
+        "file" => Ok(()),
+        "env" => {
+            let name = name.trim();
+            let own = OWN_VARIABLES.contains(&name)
+                || OWN_PREFIXES.iter().any(|prefix| name.starts_with(prefix));
+            if own {
+                return Err(CredentialError::OwnVariable(name.to_owned()));
+            }
+            Ok(())
+        }
+        _ => Err(CredentialError::NoReference),
+    }
+}
+
 /// Reads the credential that `reference` names.
 pub async fn resolve(reference: &str) -> Result<SecretString, CredentialError> {
+    check(reference)?;
     let text = if let Some(name) = reference.strip_prefix("env:") {
         std::env::var(name).map_err(|error| CredentialError::Variable {
             name: name.to_owned(),
@@ -57,17 +97,37 @@ pub async fn resolve(reference: &str) -> Result<SecretString, CredentialError> {
             },
         })?
     } else if let Some(path) = reference.strip_prefix("file:") {
-        let read = tokio::fs::read_to_string(path).await;
-        read.map_err(|source| CredentialError::File {
-            path: path.to_owned(),
-            source,
-        })?
+        file(path).await?
     } else {
         return Err(CredentialError::NoReference);
     };
     match text.trim() {
         "" => Err(CredentialError::Empty(reference.to_owned())),
         secret => Ok(SecretString::from(secret)),
+    }
+}
+
+/// The text of a credential's file. Of what is not a regular file there may be no end.
+async fn file(path: &str) -> Result<String, CredentialError> {
+    let failed = |source| CredentialError::File {
+        path: path.to_owned(),
+        source,
+    };
+    let unusable = || CredentialError::NoCredentialFile(path.to_owned());
+    let real = tokio::fs::canonicalize(path).await.map_err(failed)?;
+    let metadata = tokio::fs::metadata(&real).await.map_err(failed)?;
+    // A process's own environment is a regular file as well.
+    let special = ["/proc", "/sys", "/dev"];
+    if !metadata.is_file() || special.iter().any(|under| real.starts_with(under)) {
+        return Err(unusable());
+    }
+    let mut text = String::new();
+    let file = tokio::fs::File::open(&real).await.map_err(failed)?;
+    let mut bounded = file.take(LARGEST_FILE + 1);
+    bounded.read_to_string(&mut text).await.map_err(failed)?;
+    match text.len() as u64 {
+        0..=LARGEST_FILE => Ok(text),
+        _ => Err(unusable()),
     }
 }
 
@@ -122,9 +182,35 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn the_services_own_variables_are_no_credentials() {
+        for own in [
+            "DATABASE_URL",
+            "AMQP_URL",
+            "PGPASSWORD",
+            "HEADRACE_X",
+            "OTEL_X",
+        ] {
+            let refused = error(&format!("env:{own}")).await;
+            assert!(refused.contains("services' own"), "{refused}");
+        }
+        assert!(check("env:RFMS_TOKEN").is_ok());
+    }
+
+    #[tokio::test]
+    async fn only_small_regular_files_are_read() {
+        let large = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(large.path(), vec![b'x'; 64 * 1024 + 1]).unwrap();
+        let large = large.path().display().to_string();
+        for path in ["/dev/zero", "/proc/self/environ", "/tmp", &large] {
+            let refused = error(&format!("file:{path}")).await;
+            assert!(refused.contains("64 KiB"), "{refused}");
+        }
+    }
+
+    #[tokio::test]
     async fn what_is_wrong_is_said_with_the_reference_and_without_the_secret() {
-        let missing = error("env:HEADRACE_NO_SUCH_VARIABLE").await;
-        assert!(missing.contains("env:HEADRACE_NO_SUCH_VARIABLE"));
+        let missing = error("env:NO_SUCH_VARIABLE").await;
+        assert!(missing.contains("env:NO_SUCH_VARIABLE"));
         let missing = error("file:/no/such/file").await;
         assert!(missing.contains("file:/no/such/file"), "{missing}");
         assert!(!error("hunter2").await.contains("hunter2"));

@@ -1,7 +1,8 @@
 //! Whether a connection could work: everything that is wrong with it, said at once.
 
-use runtime::clock;
+use reqwest::Url;
 use runtime::http::Problem;
+use runtime::{clock, credential};
 use shared_model::{ConnectionId, ConnectionKind, Provider, WorkspaceId};
 
 use super::connections::NewConnection;
@@ -39,6 +40,8 @@ pub fn check(
     {
         // What was written there may be the credential itself, so it is not repeated.
         problems.push("credential is not a reference; write env:NAME or file:PATH".to_owned());
+    } else if let Some(Err(error)) = new.credential.as_deref().map(credential::check) {
+        problems.push(error.to_string());
     }
     let provider = Provider::new(new.provider.as_str());
     let read = provider
@@ -85,12 +88,28 @@ fn endpoint_problem(kind: ConnectionKind, endpoint: &str) -> Option<String> {
             .strip_prefix(scheme)
             .is_some_and(|host| !host.is_empty() && !host.contains('@'))
     });
-    (!valid).then(|| {
-        format!(
+    if !valid {
+        return Some(format!(
             "endpoint is {:?}; write {named} without a user or password",
             without_user_info(endpoint)
-        )
-    })
+        ));
+    }
+    (kind == ConnectionKind::Poll)
+        .then(|| polled_problem(endpoint))
+        .flatten()
+}
+
+/// What keeps paths from being appended to `endpoint`.
+fn polled_problem(endpoint: &str) -> Option<String> {
+    match Url::parse(endpoint) {
+        Err(error) => Some(format!("endpoint is not a URL: {error}")),
+        Ok(url) if url.query().is_some() || url.fragment().is_some() => Some(
+            "endpoint has a query or a fragment; one of kind poll is what the provider's paths are \
+             appended to, so write it without"
+                .to_owned(),
+        ),
+        Ok(_) => None,
+    }
 }
 
 /// Whether the query names something that is a credential; ViriCiti takes its key that way too.
@@ -165,6 +184,32 @@ mod tests {
         assert!(
             detail.contains("env:NAME") && !detail.contains("hunter2"),
             "{detail}"
+        );
+    }
+
+    #[test]
+    fn a_variable_of_the_services_own_is_refused() {
+        let detail = check_json(json!({
+            "provider": "viriciti", "kind": "stream", "endpoint": "wss://host/live",
+            "credential": "env:DATABASE_URL", "settings": {"vehicles": {"bus-1": ["soc"]}},
+        }))
+        .unwrap_err();
+        assert!(detail.contains("services' own"), "{detail}");
+    }
+
+    #[test]
+    fn what_is_polled_has_an_endpoint_that_paths_can_follow() {
+        for (endpoint, wrong) in [
+            ("https://host/rfms?x=1", "query"),
+            ("https://host/rfms#x", "fragment"),
+            ("https://host:port", "not a URL"),
+        ] {
+            let problem = endpoint_problem(ConnectionKind::Poll, endpoint).unwrap();
+            assert!(problem.contains(wrong), "{problem}");
+        }
+        assert_eq!(
+            endpoint_problem(ConnectionKind::Poll, "https://host/rfms4"),
+            None
         );
     }
 

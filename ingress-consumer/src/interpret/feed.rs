@@ -257,7 +257,8 @@ pub fn failure(response: &Response) -> Option<Failure> {
     let said = || {
         let text: String = String::from_utf8_lossy(&response.body)
             .chars()
-            .take(200)
+            // More than is ever shown: it is cut once the credential is out of it.
+            .take(4096)
             .collect();
         format!("HTTP {status}: {text}")
     };

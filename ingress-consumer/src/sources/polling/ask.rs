@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use chrono::{DateTime, Utc};
 use runtime::clock;
 use secrecy::{ExposeSecret, SecretString};
@@ -25,6 +27,9 @@ const AUTHENTICATE: RateLimit = RateLimit {
     period: Duration::from_mins(1),
 };
 
+/// How many characters of what a provider says are kept.
+const SHOWN: usize = 300;
+
 /// Why there is no page.
 #[derive(Debug)]
 pub enum Trouble {
@@ -32,6 +37,8 @@ pub enum Trouble {
     NoPlace(Duration),
     /// The provider's answer, and of which budget.
     Provider(Failure, RateLimit),
+    /// There was no answer in time, or the connection broke: nothing else on that server would answer.
+    Unreachable(Failure),
     /// The core's own database.
     Store(StoreError),
 }
@@ -143,6 +150,7 @@ impl Asker<'_> {
         let started = Instant::now();
         let client = &self.polling.client;
         let answer = client.ask(&self.connection.endpoint, request).await;
+        let unreachable = matches!(answer, Err(Failure::Passing(_)));
         let read = answer.and_then(|answer| read(&answer));
         metrics::polled(
             self.connection.provider.as_str(),
@@ -151,6 +159,7 @@ impl Asker<'_> {
         );
         let failure = match read {
             Ok(read) => return Ok(read),
+            Err(failure) if unreachable => return Err(Trouble::Unreachable(failure)),
             Err(failure) => failure,
         };
         if let Failure::Limited { retry_after } = &failure {
@@ -187,11 +196,36 @@ impl Asker<'_> {
 
     /// `text` without the credential, which a provider may have repeated.
     pub fn redacted(&self, text: &str) -> String {
-        match &self.secret {
-            Some(secret) => text.replace(secret.expose_secret(), "***"),
-            None => text.to_owned(),
+        let secret = self.secret.as_ref().map(ExposeSecret::expose_secret);
+        let session = self.polling.sessions.get(self.connection.id);
+        without(text, secret, session.as_ref())
+    }
+}
+
+/// `text` without what is as good as the `secret`, cut to what is worth showing only then.
+fn without(text: &str, secret: Option<&str>, session: Option<&Value>) -> String {
+    // As basic authentication sends it.
+    let encoded = secret.map(|secret| STANDARD.encode(secret));
+    let mut hidden: Vec<&str> = secret.into_iter().chain(encoded.as_deref()).collect();
+    // The password alone, where the credential is a user and a password.
+    hidden.extend(secret.and_then(|secret| Some(secret.split_once(':')?.1)));
+    let mut values: Vec<&Value> = session.into_iter().collect();
+    while let Some(value) = values.pop() {
+        match value {
+            Value::String(text) => hidden.push(text),
+            Value::Array(inner) => values.extend(inner),
+            Value::Object(inner) => values.extend(inner.values()),
+            _ => {}
         }
     }
+    hidden.retain(|part| !part.is_empty());
+    // The longest first: a part of one may be another.
+    hidden.sort_by_key(|part| std::cmp::Reverse(part.len()));
+    let mut text = text.to_owned();
+    for part in hidden {
+        text = text.replace(part, "***");
+    }
+    text.chars().take(SHOWN).collect()
 }
 
 /// The word for what came of a request.
@@ -203,5 +237,22 @@ const fn outcome(failure: Option<&Failure>) -> &'static str {
         Some(Failure::Refused(_)) => "refused",
         Some(Failure::Passing(_)) => "passing",
         Some(Failure::Unreadable(_)) => "unreadable",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn no_part_of_a_credential_is_shown_even_at_the_cut() {
+        let session = json!({"credentials": {"sessionId": "s3ss10n"}});
+        let said = format!("{}hunter2 db/user:hunter2 s3ss10n", "x".repeat(SHOWN - 20));
+        let shown = without(&said, Some("db/user:hunter2"), Some(&session));
+        assert!(!shown.contains("hun") && !shown.contains("s3ss"), "{shown}");
+        assert!(shown.chars().count() <= SHOWN);
+        assert_eq!(without("Basic dTpw", Some("u:p"), None), "Basic ***");
     }
 }

@@ -125,9 +125,14 @@ impl Polling {
         let limit = i64::try_from(free).unwrap_or(i64::MAX);
         let mut pg = self.pool.acquire().await?;
         let claims = poll::claim(&mut pg, &self.owner, self.config.lease, limit).await?;
-        let wait = match poll::next_due(&mut pg).await? {
-            Some(wait) => wait.clamp(SHORTEST_WAIT, self.config.look_every.max(SHORTEST_WAIT)),
-            None => self.config.look_every,
+        let wait = match poll::next_due(&mut pg).await {
+            Ok(Some(wait)) => wait.clamp(SHORTEST_WAIT, self.config.look_every.max(SHORTEST_WAIT)),
+            Ok(None) => self.config.look_every,
+            Err(error) => {
+                // What is claimed already is not dropped for that: nobody else could ask for it.
+                tracing::warn!(error = %chain(&error), "when the next connection is due is not known");
+                self.config.look_every
+            }
         };
         Ok((claims, wait))
     }

@@ -37,6 +37,8 @@ struct Outcome {
     failures: u32,
     error: Option<String>,
     refused_for: Option<Duration>,
+    /// What was wrong with the way to the provider.
+    unreachable: Option<String>,
 }
 
 /// How reading a feed ended.
@@ -99,8 +101,20 @@ impl Polling {
 
     async fn read(&self, claim: &Claim, outcome: &mut Outcome) -> Result<(), StoreError> {
         let mut pg = self.pool.acquire().await?;
-        let Some(connection) = connection::find(&mut pg, claim.connection).await? else {
-            return Ok(());
+        let connection = match connection::find(&mut pg, claim.connection).await {
+            Ok(Some(connection)) => connection,
+            Ok(None) => return Ok(()),
+            Err(error @ StoreError::Inconsistent { .. }) => {
+                // Its row is the same the next time: it is looked at again as rarely as what is refused.
+                tracing::error!(
+                    connection = %claim.connection,
+                    error = %chain(&error),
+                    "a connection cannot be read"
+                );
+                outcome.refused_for = Some(self.config.refused_wait);
+                return Ok(());
+            }
+            Err(error) => return Err(error),
         };
         let provided = provision(&connection.provider, connection.kind, &connection.settings);
         let (feed, settings) = match provided.map(|provision| provision.poll) {
@@ -143,10 +157,10 @@ impl Polling {
             },
         };
         for row in due {
-            if let Some(error) = &missing {
-                // The provider was not asked, so it may be tried again soon: a file that is being
-                // replaced is there the next time.
-                run.try_again(&row, error, outcome).await?;
+            if let Some(error) = missing.clone().or_else(|| outcome.unreachable.clone()) {
+                // The provider is not asked: a file that is being replaced is there the next time, and
+                // a server that did not answer for one feed would hold the run's slot for each.
+                run.try_again(&row, &error, outcome).await?;
                 continue;
             }
             match run.feed(row, outcome).await? {
@@ -279,6 +293,12 @@ impl Run<'_> {
                 }
                 Err(Trouble::Provider(failure, limit)) => {
                     return self.failed(&row, failure, &limit, outcome).await;
+                }
+                Err(Trouble::Unreachable(failure)) => {
+                    let error = self.asker.redacted(&failure.to_string());
+                    self.try_again(&row, &error, outcome).await?;
+                    outcome.unreachable = Some(error);
+                    return Ok(FeedEnd::Noted);
                 }
                 Err(Trouble::Store(error)) => Err(error),
             };
