@@ -44,7 +44,8 @@ pub struct PollingConfig {
 impl Default for PollingConfig {
     fn default() -> Self {
         Self {
-            concurrency: 8,
+            // Most of the time of a run is the provider's, so one that hangs must not have all of them.
+            concurrency: 32,
             lease: Duration::from_secs(30),
             look_every: Duration::from_secs(1),
             pages_per_run: 20,

@@ -233,9 +233,12 @@ pub enum Failure {
     /// The session is over: open another one and ask again, once.
     #[error("the session is over: {0}")]
     SessionOver(String),
-    /// The credential or the request is refused: the same again would be too.
+    /// The credential is refused: everything that is asked with it would be too.
     #[error("the provider refuses: {0}")]
     Refused(String),
+    /// What this feed asks for is refused; other feeds of the connection may be allowed.
+    #[error("the provider refuses this feed: {0}")]
+    FeedRefused(String),
     /// The provider is in trouble; it may be over it next time.
     #[error("the provider is in trouble: {0}")]
     Passing(String),
@@ -272,7 +275,8 @@ pub fn failure(response: &Response) -> Option<Failure> {
             retry_after: retry_after(response),
         }),
         408 | 500..=599 => Some(Failure::Passing(said())),
-        _ => Some(Failure::Refused(said())),
+        401 => Some(Failure::Refused(said())),
+        _ => Some(Failure::FeedRefused(said())),
     }
 }
 
@@ -344,17 +348,17 @@ mod tests {
         assert_eq!(failure(&response(200, &[])), None);
         let limited = Failure::Limited { retry_after: None };
         assert_eq!(failure(&response(429, &[])), Some(limited));
-        for (status, passing) in [
-            (500, true),
-            (408, true),
-            (503, true),
-            (401, false),
-            (400, false),
-        ] {
-            let found = failure(&response(status, &[])).unwrap();
-            assert_eq!(matches!(found, Failure::Passing(_)), passing, "{found}");
-            assert_eq!(matches!(found, Failure::Refused(_)), !passing, "{found}");
-            assert!(found.to_string().contains("said so"));
+        let text = |status| format!("HTTP {status}: said so");
+        for status in [500, 408, 503] {
+            let found = failure(&response(status, &[]));
+            assert_eq!(found, Some(Failure::Passing(text(status))));
+        }
+        let refused = failure(&response(401, &[]));
+        assert_eq!(refused, Some(Failure::Refused(text(401))));
+        // No right to one path, or one parameter that is wrong: the others may be well.
+        for status in [302, 400, 403, 404] {
+            let found = failure(&response(status, &[]));
+            assert_eq!(found, Some(Failure::FeedRefused(text(status))));
         }
     }
 

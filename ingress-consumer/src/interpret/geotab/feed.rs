@@ -114,7 +114,7 @@ fn failure(error: &Value, response: &Response, call: Call) -> Failure {
         | "InvalidPermissionsException"
         | "JsonSerializerException"
         | "MissingMemberException"
-        | "MissingMethodException" => Failure::Refused(said),
+        | "MissingMethodException" => Failure::FeedRefused(said),
         // The database that is away is one of many troubles of the server's own.
         _ => Failure::Passing(said),
     }

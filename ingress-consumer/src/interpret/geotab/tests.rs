@@ -490,7 +490,7 @@ fn errors_that_come_as_successes_are_told_by_their_type() {
     ));
     assert!(matches!(
         error("MissingMethodException", ""),
-        Failure::Refused(_)
+        Failure::FeedRefused(_)
     ));
     // Whatever the message says.
     assert!(matches!(

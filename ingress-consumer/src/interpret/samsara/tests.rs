@@ -413,7 +413,7 @@ fn refusals_limits_and_plain_text_are_told_apart() {
     assert!(matches!(read(refused), Failure::Refused(_)));
     let mut wrong = answer("Bad types");
     wrong.status = 400;
-    assert!(matches!(read(wrong), Failure::Refused(_)));
+    assert!(matches!(read(wrong), Failure::FeedRefused(_)));
     assert!(matches!(read(answer("up soon")), Failure::Unreadable(_)));
     assert!(matches!(
         read(answer(r#"{"pagination":{}}"#)),

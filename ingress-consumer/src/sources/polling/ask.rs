@@ -235,6 +235,7 @@ const fn outcome(failure: Option<&Failure>) -> &'static str {
         Some(Failure::Limited { .. }) => "limited",
         Some(Failure::SessionOver(_)) => "session_over",
         Some(Failure::Refused(_)) => "refused",
+        Some(Failure::FeedRefused(_)) => "feed_refused",
         Some(Failure::Passing(_)) => "passing",
         Some(Failure::Unreadable(_)) => "unreadable",
     }

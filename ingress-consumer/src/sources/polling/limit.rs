@@ -23,8 +23,10 @@ pub enum Reaction {
     Postpone(Duration),
     /// Try again, later after each failure.
     TryAgain,
-    /// Ask this provider nothing for long: it would refuse again.
+    /// Ask for nothing of the connection for long: it would be refused again.
     Break,
+    /// Ask for this feed no more for long; the connection's others may be allowed.
+    BreakFeed,
 }
 
 /// What to do about `failure`, at a provider with this `limit`.
@@ -33,6 +35,7 @@ pub fn react(failure: &Failure, limit: &RateLimit) -> Reaction {
     match failure {
         Failure::Limited { retry_after } => Reaction::Postpone(blocked_for(*retry_after, limit)),
         Failure::Refused(_) => Reaction::Break,
+        Failure::FeedRefused(_) => Reaction::BreakFeed,
         // That a new session is over at once is the provider's trouble.
         Failure::SessionOver(_) | Failure::Passing(_) | Failure::Unreadable(_) => {
             Reaction::TryAgain
@@ -139,6 +142,8 @@ mod tests {
             assert_eq!(react(&failure, &limit), Reaction::TryAgain);
         }
         let refused = Failure::Refused("HTTP 401".to_owned());
+        let feed = Failure::FeedRefused("HTTP 403".to_owned());
+        assert_eq!(react(&feed, &limit), Reaction::BreakFeed);
         assert_eq!(react(&refused, &limit), Reaction::Break);
     }
 

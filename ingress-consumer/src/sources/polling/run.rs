@@ -415,6 +415,12 @@ impl Run<'_> {
             }
             Reaction::TryAgain => self.try_again(row, &error, outcome).await?,
             Reaction::Break => self.refused(row, &error, outcome).await?,
+            Reaction::BreakFeed => {
+                outcome.failures = outcome.failures.max(row.failures.saturating_add(1));
+                let wait = self.asker.polling.config.refused_wait;
+                self.note(row, &error, wait + up_to(wait / 2), outcome)
+                    .await?;
+            }
         }
         Ok(FeedEnd::Noted)
     }
