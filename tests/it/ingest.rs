@@ -588,3 +588,54 @@ async fn a_file_is_delivered_from_the_command_line() {
     assert_eq!(seen(&world).await, 1201);
     world.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_cannot_be_remembered_costs_its_own_request_only() {
+    let world = World::start().await;
+    let connection = push_connection(&world, "w", settings()).await;
+    for statement in [
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
+         $$ BEGIN RAISE EXCEPTION 'not this one' USING ERRCODE = '22023'; END $$",
+        "CREATE TRIGGER refuse BEFORE INSERT OR UPDATE ON core.ingest_key FOR EACH ROW
+         WHEN (NEW.key = 'k-1') EXECUTE FUNCTION refuse()",
+    ] {
+        sqlx::query(statement).execute(&world.pool).await.unwrap();
+    }
+    let at = now();
+    let send = |n: i64| {
+        let soc = frame("bus-1", "soc", json!(50 + n), at + n);
+        let request = world.http.post(world.url(PATH));
+        request
+            .header("idempotency-key", format!("k-{n}"))
+            .json(&envelope("w", connection, &[soc]))
+    };
+    // What comes while a commit is held up shares the next one.
+    let held = hold(&world).await;
+    let mut senders = JoinSet::new();
+    for n in 0..4 {
+        let request = send(n);
+        senders.spawn(async move { (n, request.send().await.unwrap()) });
+    }
+    blocked(&world).await;
+    held.rollback().await.unwrap();
+    for (n, answer) in senders.join_all().await {
+        if n == 1 {
+            let found = problem(answer).await;
+            assert_eq!((found.0, found.1.as_str()), (500, "answer-not-stored"));
+        } else {
+            let found = verdicts(answer).await;
+            assert!(
+                ["accepted", "stale"].contains(&found[0].as_str()),
+                "{n}: {found:?}"
+            );
+        }
+    }
+    assert_eq!(seen(&world).await, 3, "each of the others counts once");
+    sqlx::query("DROP TRIGGER refuse ON core.ingest_key")
+        .execute(&world.pool)
+        .await
+        .unwrap();
+    verdicts(send(1).send().await.unwrap()).await;
+    assert_eq!(seen(&world).await, 4);
+    world.stop().await;
+}
