@@ -89,6 +89,8 @@ async fn a_publisher_that_stops_hands_on_what_it_has_read() {
         )
         .await;
     provider.subscribed(1).await;
+    // One that has not reached the broker yet would leave what it has read in its spool.
+    world.ready(Service::IngressPublisher).await;
     let now = runtime::clock::now().timestamp_millis();
     let frames: Vec<_> = (0..500)
         .map(|n| {
