@@ -1,13 +1,12 @@
 //! Cores as processes of their own, which can be killed and frozen.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::Path;
-use std::process::Stdio;
 
 use rustix::process::{Pid, Signal, kill_process};
-use tokio::process::{Child, Command};
+use tokio::process::Child;
 
-use super::World;
+use super::{World, process};
 
 /// A core that runs as a process. It is killed when it is dropped.
 #[derive(Debug)]
@@ -23,32 +22,14 @@ impl CoreProcess {
     /// If it cannot be started.
     #[must_use]
     pub fn start(world: &World, program: &Path, settings: &[(&str, &str)]) -> Self {
-        // Free now, and nobody else on the machine is after this one.
-        let address = TcpListener::bind(("127.0.0.1", 0)).and_then(|free| free.local_addr());
-        let address = address.expect("there is a free port");
-        let mut command = Command::new(program);
-        // What is meant for the tests is no setting of a service, and would be refused.
-        for (name, _) in std::env::vars_os() {
-            if name.as_encoded_bytes().starts_with(b"HEADRACE_") {
-                command.env_remove(name);
-            }
-        }
-        command
-            .env("AMQP_URL", &world.amqp)
-            .env(
-                "DATABASE_URL",
-                world.servers.private.postgres().url(&world.vhost),
-            )
-            .env("HEADRACE_DATABASE__MAX_CONNECTIONS", "6")
-            .env("HEADRACE_HTTP__LISTEN", address.to_string())
-            .envs(settings.iter().copied())
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .kill_on_drop(true);
-        if std::env::var_os("RUST_LOG").is_none() {
-            command.stderr(Stdio::null());
-        }
-        let child = command.spawn().expect("the core starts");
+        let database = world.servers.private.postgres().url(&world.vhost);
+        let own = [
+            ("AMQP_URL", world.amqp.as_str()),
+            ("DATABASE_URL", &database),
+            ("HEADRACE_DATABASE__MAX_CONNECTIONS", "6"),
+        ];
+        let all = own.into_iter().chain(settings.iter().copied());
+        let (child, address) = process::start(program, all);
         Self { child, address }
     }
 

@@ -2,6 +2,7 @@
 
 mod core_process;
 mod log;
+mod process;
 mod publisher;
 mod servers;
 mod wait;

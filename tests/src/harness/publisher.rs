@@ -1,13 +1,13 @@
 //! Publishers as processes of their own, which can be killed and frozen.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::Path;
-use std::process::{ExitStatus, Stdio};
+use std::process::ExitStatus;
 
 use rustix::process::{Pid, Signal, kill_process};
-use tokio::process::{Child, Command};
+use tokio::process::Child;
 
-use super::World;
+use super::{World, process};
 
 /// A publisher that runs as a process. It is killed when it is dropped.
 #[derive(Debug)]
@@ -24,32 +24,18 @@ impl PublisherProcess {
     /// If it cannot be started.
     #[must_use]
     pub fn start(world: &World, program: &Path, settings: &[(&str, &str)]) -> Self {
-        // Free now, and nobody else on the machine is after this one.
-        let address = TcpListener::bind(("127.0.0.1", 0)).and_then(|free| free.local_addr());
-        let address = address.expect("there is a free port");
-        let mut command = Command::new(program);
-        // What is meant for the tests is no setting of a service, and would be refused.
-        for (name, _) in std::env::vars_os() {
-            if name.as_encoded_bytes().starts_with(b"HEADRACE_") {
-                command.env_remove(name);
-            }
-        }
-        command
-            .env("AMQP_URL", &world.amqp)
-            .env("HEADRACE_CORE__URL", world.core_url())
-            .env("HEADRACE_CORE__HEARTBEAT", "500ms")
-            .env("HEADRACE_HTTP__LISTEN", address.to_string())
-            .env("HEADRACE_SPOOL__DIRECTORY", world.spool())
-            .env("HEADRACE_STREAM__BACKOFF_MIN", "100ms")
-            .env("HEADRACE_STREAM__BACKOFF_MAX", "1s")
-            .envs(settings.iter().copied())
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .kill_on_drop(true);
-        if std::env::var_os("RUST_LOG").is_none() {
-            command.stderr(Stdio::null());
-        }
-        let child = command.spawn().expect("the publisher starts");
+        let (core, spool) = (world.core_url(), world.spool());
+        let spool = spool.to_str().expect("the directory's name is text");
+        let own = [
+            ("AMQP_URL", world.amqp.as_str()),
+            ("HEADRACE_CORE__URL", &core),
+            ("HEADRACE_CORE__HEARTBEAT", "500ms"),
+            ("HEADRACE_SPOOL__DIRECTORY", spool),
+            ("HEADRACE_STREAM__BACKOFF_MIN", "100ms"),
+            ("HEADRACE_STREAM__BACKOFF_MAX", "1s"),
+        ];
+        let all = own.into_iter().chain(settings.iter().copied());
+        let (child, address) = process::start(program, all);
         let pid = child.id().and_then(|id| Pid::from_raw(id.cast_signed()));
         Self {
             child,

@@ -1,0 +1,39 @@
+//! Services as processes of their own: how each is started.
+
+use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
+use std::process::Stdio;
+
+use tokio::process::{Child, Command};
+
+/// Starts `program` with `settings` as environment variables, the later ones above the earlier; returns
+/// it and where it listens for HTTP. It is killed when it is dropped.
+///
+/// # Panics
+/// If it cannot be started.
+pub fn start<'a>(
+    program: &Path,
+    settings: impl IntoIterator<Item = (&'a str, &'a str)>,
+) -> (Child, SocketAddr) {
+    // Free now, and nobody else on the machine is after this one.
+    let address = TcpListener::bind(("127.0.0.1", 0)).and_then(|free| free.local_addr());
+    let address = address.expect("there is a free port");
+    let mut command = Command::new(program);
+    // What is meant for the tests is no setting of a service, and would be refused.
+    for (name, _) in std::env::vars_os() {
+        if name.as_encoded_bytes().starts_with(b"HEADRACE_") {
+            command.env_remove(name);
+        }
+    }
+    command
+        .env("HEADRACE_HTTP__LISTEN", address.to_string())
+        .envs(settings)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .kill_on_drop(true);
+    if std::env::var_os("RUST_LOG").is_none() {
+        command.stderr(Stdio::null());
+    }
+    let child = command.spawn().expect("the service starts");
+    (child, address)
+}
