@@ -17,6 +17,7 @@ pub mod headers;
 pub mod id;
 pub mod observation;
 pub mod partition;
+pub mod settings;
 pub mod signal;
 pub mod stream_settings;
 pub mod time;

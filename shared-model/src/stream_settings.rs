@@ -4,7 +4,9 @@
 //! the two apart, so that a provider's code sees its own settings only.
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use serde_json::Value;
+
+use crate::settings;
 
 /// What becomes of frames while the broker takes fewer than the provider sends.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,19 +59,13 @@ impl StreamSettings {
     /// These settings, and what is left of `settings` for the provider. The error says which key is
     /// wrong and what to write.
     pub fn split(settings: &Value) -> Result<(Self, Value), String> {
-        let Value::Object(settings) = settings else {
-            return Ok((Self::default(), settings.clone()));
-        };
-        let (own, rest): (Map<_, _>, Map<_, _>) = settings
-            .clone()
-            .into_iter()
-            .partition(|(key, _)| KEYS.contains(&key.as_str()));
-        let own = Self::deserialize(Value::Object(own)).map_err(|error| {
+        let (own, rest) = settings::take(settings, &KEYS);
+        let own = Self::deserialize(own).map_err(|error| {
             format!(
                 r#"{error}; write "overflow": "block" or "conflate", "handover": "overlap" or "exclusive", "backfill": true or false"#
             )
         })?;
-        Ok((own, Value::Object(rest)))
+        Ok((own, rest))
     }
 }
 

@@ -7,8 +7,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use serde_json::value::RawValue;
-use serde_json::{Map, Value};
+use shared_model::settings;
 
 /// Settings that every connection of kind `poll` has, whatever its provider.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,19 +29,9 @@ impl PollSettings {
     /// Takes these settings out of a connection's; what is left is the provider's. The error says
     /// what to write.
     pub fn split(settings: &Value) -> Result<(Self, Value), String> {
-        let (own, rest) = match settings {
-            Value::Object(settings) => {
-                let (own, rest): (Map<_, _>, Map<_, _>) = settings
-                    .clone()
-                    .into_iter()
-                    .partition(|(key, _)| KEYS.contains(&key.as_str()));
-                (own, Value::Object(rest))
-            }
-            other => (Map::new(), other.clone()),
-        };
+        let (own, rest) = settings::take(settings, &KEYS);
         let fix = r#"write "interval": "30s", from 1s to 1day"#;
-        let own =
-            Self::deserialize(Value::Object(own)).map_err(|error| format!("{error}; {fix}"))?;
+        let own = Self::deserialize(own).map_err(|error| format!("{error}; {fix}"))?;
         if !(Duration::from_secs(1)..=Duration::from_hours(24)).contains(&own.interval) {
             return Err(format!("interval is {:?}; {fix}", own.interval));
         }

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
-use shared_model::{IdError, VehicleId};
+use serde_json::Value;
+use shared_model::{IdError, VehicleId, settings};
 
 const KEYS: [&str; 2] = ["vehicle_ids", "register_unknown"];
 
@@ -27,17 +27,8 @@ impl Vehicles {
     /// Takes these settings out of a connection's; what is left is the provider's. The error says
     /// what to write.
     pub fn split(settings: &Value) -> Result<(Self, Value), String> {
-        let (own, rest) = match settings {
-            Value::Object(settings) => {
-                let (own, rest): (Map<_, _>, Map<_, _>) = settings
-                    .clone()
-                    .into_iter()
-                    .partition(|(key, _)| KEYS.contains(&key.as_str()));
-                (own, Value::Object(rest))
-            }
-            other => (Map::new(), other.clone()),
-        };
-        let own = Self::deserialize(Value::Object(own)).map_err(|error| {
+        let (own, rest) = settings::take(settings, &KEYS);
+        let own = Self::deserialize(own).map_err(|error| {
             format!(
                 r#"{error}; write "vehicle_ids": {{"<theirs>":"<ours>"}}, "register_unknown": true or false"#
             )
