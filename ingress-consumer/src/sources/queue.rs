@@ -10,7 +10,6 @@ use std::time::Duration;
 use runtime::amqp::{Batch, Consumer, Delivery, Link};
 use runtime::backoff::Backoff;
 use runtime::config::BatchLimit;
-use runtime::db::{AsSqlError, Disposition, disposition};
 use runtime::{Context, telemetry};
 use shared_model::connection_status::{self, StatusError};
 use shared_model::{Envelope, EnvelopeError, StatusReport, headers, topology};
@@ -114,7 +113,7 @@ impl PartitionConsumer {
                         "a batch waits for a row that can be read; was it written by a newer version?"
                     );
                 }
-                Some(Err(error)) if is_passing(&error) => {
+                Some(Err(error)) if error.is_passing() => {
                     tracing::warn!(
                         partition = self.partition,
                         error = %runtime::telemetry::chain(&error),
@@ -141,13 +140,6 @@ impl PartitionConsumer {
         // What is said of a connection stands behind the frames that it speaks of.
         self.acceptance.accept_statuses(&batch.statuses).await
     }
-}
-
-fn is_passing(error: &StoreError) -> bool {
-    matches!(error, StoreError::Conflict)
-        || error
-            .as_sql_error()
-            .is_some_and(|error| disposition(error) == Disposition::Retry)
 }
 
 /// What deliveries hold.

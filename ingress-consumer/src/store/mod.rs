@@ -90,6 +90,16 @@ impl StoreError {
             other => other,
         }
     }
+
+    /// Whether the same may well succeed when it is tried again: others were faster, or the database is
+    /// away.
+    #[must_use]
+    pub fn is_passing(&self) -> bool {
+        matches!(self, Self::Conflict | Self::ClaimLost | Self::Done)
+            || self
+                .as_sql_error()
+                .is_some_and(|error| disposition(error) == Disposition::Retry)
+    }
 }
 
 impl AsSqlError for StoreError {

@@ -18,7 +18,6 @@ use chrono::{DateTime, Utc};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use rangemap::RangeInclusiveSet;
-use runtime::db::{AsSqlError, Disposition, disposition};
 use runtime::http::Problem;
 use runtime::{Context, clock, telemetry};
 use serde_json::{Value, json};
@@ -165,14 +164,14 @@ impl Committer {
         match self.try_commit(&group).await {
             Ok(answers) => answer(group, answers),
             // It may be the fault of one of them. What has had its effect is not offered again.
-            Err(error) if group.len() > 1 && !is_passing(&error) && !is_accepted(&error) => {
+            Err(error) if group.len() > 1 && !error.is_passing() && !is_accepted(&error) => {
                 for submission in group {
                     let answer = self.commit_alone(&submission).await;
                     submission.answer(answer);
                 }
             }
             Err(error) => {
-                if is_passing(&error) {
+                if error.is_passing() {
                     tracing::warn!(
                         error = %telemetry::chain(&error),
                         requests = group.len(),
@@ -281,13 +280,6 @@ fn answer(group: Vec<Submission>, answers: Answers) {
     for (submission, answer) in group.into_iter().zip(answers) {
         submission.answer(answer);
     }
-}
-
-fn is_passing(error: &StoreError) -> bool {
-    matches!(error, StoreError::Conflict | StoreError::Done)
-        || error
-            .as_sql_error()
-            .is_some_and(|error| disposition(error) == Disposition::Retry)
 }
 
 /// Whether the frames have had their effect although there was an error.

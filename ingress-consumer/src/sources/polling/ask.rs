@@ -80,8 +80,7 @@ impl Asker<'_> {
                 credential: self.secret.as_ref().map(ExposeSecret::expose_secret),
                 session: session.as_ref(),
             };
-            let place = self.place(&limit).await;
-            place?;
+            self.place(&limit).await?;
             let request = self.feed.request(name, cursor, &access, clock::now());
             let asked = self
                 .exchange(&limit, &request, |answer| {

@@ -20,7 +20,6 @@ use std::time::Duration;
 
 use runtime::Context;
 use runtime::backoff::Backoff;
-use runtime::db::{self, Disposition};
 use runtime::telemetry::chain;
 use sqlx::PgPool;
 use tokio::task::{JoinError, JoinSet};
@@ -89,7 +88,7 @@ pub async fn run(
                 }
                 wait
             }
-            Err(error) if is_passing(&error) => {
+            Err(error) if error.is_passing() => {
                 tracing::warn!(error = %chain(&error), "due connections are looked for later");
                 backoff.next_wait()
             }
@@ -141,13 +140,4 @@ impl Polling {
 /// A run that panics is a fault of ours that nobody may overlook.
 fn well(ended: Result<(), JoinError>) -> anyhow::Result<()> {
     ended.map_err(|error| anyhow::anyhow!("a run panicked: {error}"))
-}
-
-/// Whether the database may be over it next time.
-fn is_passing(error: &StoreError) -> bool {
-    match error {
-        StoreError::Database(error) => db::disposition(error) == Disposition::Retry,
-        StoreError::Conflict | StoreError::ClaimLost => true,
-        StoreError::Inconsistent { .. } | StoreError::Done | StoreError::Companion { .. } => false,
-    }
 }
