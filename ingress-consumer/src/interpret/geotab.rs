@@ -14,7 +14,9 @@ use serde_json::{Map, Value};
 use shared_model::Signal;
 
 use super::json::{self, Statements};
-use super::{Build, Control, Interpret, Interpretation, Item, Reason, SourceUnit, Unreadable};
+use super::{
+    Build, Control, Interpret, Interpretation, Item, Reason, SourceUnit, Unreadable, are_distinct,
+};
 
 /// A connection's settings.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -129,10 +131,7 @@ impl Settings {
     }
 
     fn check(&self) -> Result<(), String> {
-        let mut feeds = self.feeds.clone();
-        feeds.sort_unstable();
-        feeds.dedup();
-        if feeds.is_empty() || feeds.len() != self.feeds.len() {
+        if self.feeds.is_empty() || !are_distinct(&self.feeds) {
             return Err(
                 r#"feeds names none, or one twice; write "feeds":["LogRecord","StatusData"]"#
                     .to_owned(),

@@ -16,6 +16,7 @@ mod unit;
 mod vehicles;
 pub mod viriciti;
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use chrono::{DateTime, Utc};
@@ -153,4 +154,9 @@ pub trait Interpret: fmt::Debug + Send + Sync {
     fn known_devices(&self) -> Vec<String> {
         Vec::new()
     }
+}
+
+/// Whether no item is there twice.
+fn are_distinct<T: Ord>(items: &[T]) -> bool {
+    items.iter().collect::<BTreeSet<_>>().len() == items.len()
 }

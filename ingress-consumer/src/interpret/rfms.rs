@@ -17,7 +17,9 @@ use serde_json::{Map, Value};
 use shared_model::{Signal, Unit};
 
 use super::json::{self, Statements};
-use super::{Build, Control, Interpret, Interpretation, Item, Reason, SourceUnit, Unreadable};
+use super::{
+    Build, Control, Interpret, Interpretation, Item, Reason, SourceUnit, Unreadable, are_distinct,
+};
 
 /// A connection's settings.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -100,10 +102,7 @@ impl Settings {
     }
 
     fn check(&self) -> Result<(), String> {
-        let mut feeds = self.feeds.clone();
-        feeds.sort_unstable();
-        feeds.dedup();
-        if feeds.is_empty() || feeds.len() != self.feeds.len() {
+        if self.feeds.is_empty() || !are_distinct(&self.feeds) {
             return Err(
                 r#"feeds names none, or one twice; write "feeds":["statuses","positions"]"#
                     .to_owned(),

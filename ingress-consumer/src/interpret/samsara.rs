@@ -11,7 +11,9 @@ use serde_json::{Map, Value};
 use shared_model::Signal;
 
 use super::json::{self, Statements};
-use super::{Build, Control, Interpret, Interpretation, Item, Reason, SourceUnit, Unreadable};
+use super::{
+    Build, Control, Interpret, Interpretation, Item, Reason, SourceUnit, Unreadable, are_distinct,
+};
 
 /// A connection's settings.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -81,10 +83,7 @@ impl Settings {
                 r#"types names none, or one that cannot be; write "types":["gps"]"#.to_owned(),
             );
         }
-        let mut types = self.types.clone();
-        types.sort_unstable();
-        types.dedup();
-        if types.len() != self.types.len() {
+        if !are_distinct(&self.types) {
             return Err("types names one twice; write each once".to_owned());
         }
         if !self.tag_ids.iter().all(is_name) {
