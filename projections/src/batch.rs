@@ -253,7 +253,9 @@ mod tests {
                     .into_iter()
                     .map(|seen| of(seen.vehicle))
                     .collect(),
-                Fact::ConnectionStatusChanged(_) => Vec::new(),
+                Fact::ConnectionStatusChanged(_)
+                | Fact::VehicleHealthChanged(_)
+                | Fact::ProviderIncidentChanged(_) => Vec::new(),
             })
         }
 

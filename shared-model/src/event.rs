@@ -12,6 +12,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_json::value::RawValue;
+use uuid::Uuid;
 
 use crate::id::{ConnectionId, Provider, VehicleId, WorkspaceId};
 use crate::signal::Provenance;
@@ -37,15 +38,21 @@ pub enum EventType {
     VehiclesSeen,
     /// A connection is doing otherwise than before.
     ConnectionStatusChanged,
+    /// A vehicle's health is other than before.
+    VehicleHealthChanged,
+    /// A provider's outage has begun or ended.
+    ProviderIncidentChanged,
 }
 
 impl EventType {
     /// Every type.
-    pub const ALL: [Self; 4] = [
+    pub const ALL: [Self; 6] = [
         Self::VehicleRegistered,
         Self::VehicleSnapshotChanged,
         Self::VehiclesSeen,
         Self::ConnectionStatusChanged,
+        Self::VehicleHealthChanged,
+        Self::ProviderIncidentChanged,
     ];
 
     /// The type's name on the wire.
@@ -56,6 +63,8 @@ impl EventType {
             Self::VehicleSnapshotChanged => "vehicle.snapshot.changed",
             Self::VehiclesSeen => "vehicles.seen",
             Self::ConnectionStatusChanged => "connection.status.changed",
+            Self::VehicleHealthChanged => "vehicle.health.changed",
+            Self::ProviderIncidentChanged => "provider.incident.changed",
         }
     }
 
@@ -87,7 +96,7 @@ pub struct CloudEvent<D = Value> {
     /// See [`EventType`]; a name that is not known here belongs to a newer core.
     #[serde(rename = "type")]
     pub kind: String,
-    /// The vehicle or connection that the event is about; absent where it is about several.
+    /// The vehicle, connection or incident that the event is about; absent where it is about several.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub subject: Option<String>,
     /// When the core committed it (UTC).
@@ -219,6 +228,12 @@ impl CloudEvent {
             EventType::ConnectionStatusChanged => {
                 Fact::ConnectionStatusChanged(ConnectionStatusChanged::deserialize(&self.data)?)
             }
+            EventType::VehicleHealthChanged => {
+                Fact::VehicleHealthChanged(VehicleHealthChanged::deserialize(&self.data)?)
+            }
+            EventType::ProviderIncidentChanged => {
+                Fact::ProviderIncidentChanged(ProviderIncidentChanged::deserialize(&self.data)?)
+            }
         }))
     }
 }
@@ -234,6 +249,10 @@ pub enum Fact {
     VehiclesSeen(VehiclesSeen),
     /// Data of [`EventType::ConnectionStatusChanged`].
     ConnectionStatusChanged(ConnectionStatusChanged),
+    /// Data of [`EventType::VehicleHealthChanged`].
+    VehicleHealthChanged(VehicleHealthChanged),
+    /// Data of [`EventType::ProviderIncidentChanged`].
+    ProviderIncidentChanged(ProviderIncidentChanged),
 }
 
 impl Fact {
@@ -245,10 +264,12 @@ impl Fact {
             Self::VehicleSnapshotChanged(_) => EventType::VehicleSnapshotChanged,
             Self::VehiclesSeen(_) => EventType::VehiclesSeen,
             Self::ConnectionStatusChanged(_) => EventType::ConnectionStatusChanged,
+            Self::VehicleHealthChanged(_) => EventType::VehicleHealthChanged,
+            Self::ProviderIncidentChanged(_) => EventType::ProviderIncidentChanged,
         }
     }
 
-    /// The event's subject: the vehicle, where there is exactly one, or the connection.
+    /// The event's subject: the vehicle, where there is exactly one, the connection or the incident.
     #[must_use]
     pub fn subject(&self) -> Option<String> {
         match self {
@@ -256,6 +277,8 @@ impl Fact {
             Self::VehicleSnapshotChanged(fact) => Some(fact.vehicle.to_string()),
             Self::VehiclesSeen(_) => None,
             Self::ConnectionStatusChanged(fact) => Some(fact.connection.to_string()),
+            Self::VehicleHealthChanged(fact) => Some(fact.vehicle.to_string()),
+            Self::ProviderIncidentChanged(fact) => Some(fact.incident.to_string()),
         }
     }
 
@@ -270,6 +293,8 @@ impl Fact {
             Self::VehicleSnapshotChanged(fact) => serde_json::to_value(fact),
             Self::VehiclesSeen(fact) => serde_json::to_value(fact),
             Self::ConnectionStatusChanged(fact) => serde_json::to_value(fact),
+            Self::VehicleHealthChanged(fact) => serde_json::to_value(fact),
+            Self::ProviderIncidentChanged(fact) => serde_json::to_value(fact),
         };
         data.expect("facts have text keys and finite numbers, so they are JSON")
     }
@@ -373,6 +398,54 @@ impl ConnectionStatusChanged {
     pub const REMOVED: &'static str = "removed";
 }
 
+/// A vehicle's health is other than before: the health projection's finding.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VehicleHealthChanged {
+    /// The vehicle.
+    pub vehicle: VehicleId,
+    /// Orders what is said of the vehicle's health; dense per vehicle, from 1.
+    pub number: u64,
+    /// `fresh`, `stale`, `offline` or `never_seen`.
+    pub freshness: String,
+    /// The freshness before; none for a vehicle that was not known.
+    pub previous: Option<String>,
+    /// Why it is not fresh: `source_silent`, `pipeline_late` or `provider_outage`; none if it is, and
+    /// for one that was never heard from.
+    pub cause: Option<String>,
+    /// The outage that it is part of, where the cause is one.
+    pub incident: Option<Uuid>,
+    /// The provider that it was last heard from through, if it is known.
+    pub provider: Option<Provider>,
+    /// Since when (UTC): by the vehicle's times, not by when that was found.
+    pub since: DateTime<Utc>,
+    /// When the vehicle was last heard from (UTC).
+    pub last_received_at: Option<DateTime<Utc>>,
+}
+
+/// A provider's outage has begun or ended, as one connection sees it: one event, however many
+/// vehicles it silences.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProviderIncidentChanged {
+    /// The outage.
+    pub incident: Uuid,
+    /// Orders what is said of it; dense per incident, from 1.
+    pub number: u64,
+    /// The connection.
+    pub connection: ConnectionId,
+    /// Its provider.
+    pub provider: Provider,
+    /// `open` or `closed`.
+    pub state: String,
+    /// Why, as a word from a closed set: the connection's reason, or `silent`.
+    pub reason: Option<String>,
+    /// When it began (UTC).
+    pub opened_at: DateTime<Utc>,
+    /// When it ended (UTC).
+    pub closed_at: Option<DateTime<Utc>>,
+    /// How many vehicles are heard from through the connection.
+    pub vehicles: u64,
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -412,7 +485,7 @@ mod tests {
         )
     }
 
-    fn facts() -> [Fact; 4] {
+    fn facts() -> [Fact; 6] {
         [
             Fact::VehicleRegistered(VehicleRegistered {
                 vehicle: vehicle(),
@@ -457,6 +530,28 @@ mod tests {
                 frames_per_minute: 60,
                 reconnects: 1,
             }),
+            Fact::VehicleHealthChanged(VehicleHealthChanged {
+                vehicle: vehicle(),
+                number: 5,
+                freshness: "stale".to_owned(),
+                previous: Some("fresh".to_owned()),
+                cause: Some("provider_outage".to_owned()),
+                incident: Some("01890a5d-ac96-774b-bcce-b302099a8059".parse().unwrap()),
+                provider: Some(Provider::new("viriciti").unwrap()),
+                since: at(300_120),
+                last_received_at: Some(at(120)),
+            }),
+            Fact::ProviderIncidentChanged(ProviderIncidentChanged {
+                incident: "01890a5d-ac96-774b-bcce-b302099a8059".parse().unwrap(),
+                number: 2,
+                connection: "01890a5d-ac96-774b-bcce-b302099a8057".parse().unwrap(),
+                provider: Provider::new("viriciti").unwrap(),
+                state: "closed".to_owned(),
+                reason: Some("closed".to_owned()),
+                opened_at: at(100),
+                closed_at: Some(at(400_000)),
+                vehicles: 20,
+            }),
         ]
     }
 
@@ -479,7 +574,7 @@ mod tests {
         let read = CloudEvent::decode(BATCH_CONTENT_TYPE, &body).unwrap();
         assert_eq!(
             read.iter().map(Result::is_ok).collect::<Vec<_>>(),
-            [true, false, true, true]
+            [true, false, true, true, true, true]
         );
     }
 

@@ -15,6 +15,7 @@ pub mod event;
 pub mod frame;
 pub mod headers;
 pub mod id;
+pub mod log;
 pub mod observation;
 pub mod partition;
 pub mod settings;

@@ -59,8 +59,10 @@ impl Change for Heard {
                 .into_iter()
                 .map(|seen| (seen.vehicle, Self::received(seen.last_received_at)))
                 .collect(),
-            // Not about a vehicle; see `connection_store`.
-            Fact::ConnectionStatusChanged(_) => Vec::new(),
+            // Not about a vehicle (see `connection_store`), or found by this very projection.
+            Fact::ConnectionStatusChanged(_)
+            | Fact::VehicleHealthChanged(_)
+            | Fact::ProviderIncidentChanged(_) => Vec::new(),
         })
     }
 

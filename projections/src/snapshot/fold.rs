@@ -101,7 +101,9 @@ impl Change for Snapshot {
             Fact::VehicleRegistered(fact) => Ok(vec![(fact.vehicle, Self::default())]),
             Fact::VehicleSnapshotChanged(fact) => Ok(vec![Self::changed(fact)?]),
             Fact::VehiclesSeen(fact) => fact.vehicles.into_iter().map(Self::seen).collect(),
-            Fact::ConnectionStatusChanged(_) => Ok(Vec::new()),
+            Fact::ConnectionStatusChanged(_)
+            | Fact::VehicleHealthChanged(_)
+            | Fact::ProviderIncidentChanged(_) => Ok(Vec::new()),
         }
     }
 
