@@ -1,5 +1,6 @@
 //! Configuration of the core and the relay.
 
+mod dead_letters;
 mod ingest;
 mod parked;
 mod polling;
@@ -9,6 +10,7 @@ use std::time::Duration;
 use runtime::config::{AmqpConfig, BatchLimit, Config, DatabaseConfig, HttpConfig, Problems};
 use serde::{Deserialize, Serialize};
 
+pub use dead_letters::DeadLettersConfig;
 pub use ingest::IngestConfig;
 pub use parked::ParkedConfig;
 pub use polling::PollingConfig;
@@ -43,6 +45,8 @@ pub struct ConsumerConfig {
     pub ingest: IngestConfig,
     /// How long and how much is kept of what cannot be interpreted.
     pub parked: ParkedConfig,
+    /// How long and how much is kept of what the broker gave up.
+    pub dead_letters: DeadLettersConfig,
 }
 
 /// Where the core listens.
@@ -204,6 +208,7 @@ impl Config for ConsumerConfig {
         self.polling.validate(problems);
         self.ingest.validate(problems);
         self.parked.validate(problems);
+        self.dead_letters.validate(problems);
         if !(Duration::from_millis(100)..=DAY).contains(&self.acceptance.sweep_after) {
             problems.add(
                 "acceptance.sweep_after",

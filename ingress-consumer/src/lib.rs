@@ -24,7 +24,7 @@ pub mod sweep;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use runtime::amqp::Link;
+use runtime::amqp::{Link, Publisher};
 use runtime::backoff::Backoff;
 use runtime::{Context, db, http};
 use shared_model::topology;
@@ -32,7 +32,10 @@ use sqlx::PgPool;
 
 use acceptance::Acceptance;
 use config::ConsumerConfig;
+use control::WayBack;
 use installation::Installation;
+use retention::Kept;
+use sources::dead_letters::Drain;
 use sources::http::{Committer, Intake, Waiting};
 use sources::queue::PartitionConsumer;
 
@@ -51,8 +54,12 @@ pub async fn start(context: Context, config: ConsumerConfig) -> anyhow::Result<S
     let pool = db::open(&context, &config.database)?;
     let (intake, waiting) = Intake::new(context.clone(), config.ingest.clone());
     let parked = control::parked_routes(pool.clone(), config.acceptance.clone(), config.parked);
+    let way_back = WayBack::default();
+    let dead_letters =
+        control::dead_letter_routes(pool.clone(), config.acceptance.clone(), way_back.clone());
     let routes = control::routes(pool.clone(), config.ownership.clone())
         .merge(parked)
+        .merge(dead_letters)
         .merge(intake.routes());
     let address = http::serve(&context, &config.http.0, routes).await?;
     let worker = context.clone();
@@ -61,7 +68,8 @@ pub async fn start(context: Context, config: ConsumerConfig) -> anyhow::Result<S
         db::require_schema(&pool, &store::MIGRATIONS, worker.stopping()).await?;
         let installation = prepare(&worker, &pool, &config).await?;
         prepared.up();
-        consume(&worker, &pool, &config, installation, waiting);
+        let link = consume(&worker, &pool, &config, installation, waiting);
+        way_back.get_or_init(|| Publisher::new(link));
         upkeep(&worker, &pool, &config).await
     });
     Ok(Started { http: address })
@@ -95,7 +103,7 @@ fn consume(
     config: &ConsumerConfig,
     installation: Installation,
     waiting: Waiting,
-) {
+) -> Link {
     let Installation {
         partitions,
         partition_max_bytes,
@@ -132,12 +140,26 @@ fn consume(
         config.polling.clone(),
     );
     context.spawn("polling", polling);
-    let key_retention = config.ingest.key_retention;
-    let retention = retention::run(context.clone(), pool.clone(), config.parked, key_retention);
+    let kept = Kept {
+        parked: config.parked,
+        dead_letters: config.dead_letters,
+        keys: config.ingest.key_retention,
+    };
+    let retention = retention::run(context.clone(), pool.clone(), kept);
     context.spawn("retention", retention);
+    if config.dead_letters.drain {
+        let drain = Drain {
+            link: link.clone(),
+            limit: config.batch,
+            pool: pool.clone(),
+            context: context.clone(),
+        };
+        context.spawn("dead letters", drain.run());
+    }
     let lease = config.ownership.lease;
     let watch = acceptance::status::watch(context.clone(), pool.clone(), partitions, lease);
     context.spawn("lost owners", watch);
+    link
 }
 
 /// Makes the event log's partitions well before their days come.

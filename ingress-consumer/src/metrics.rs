@@ -287,3 +287,48 @@ static UNPARKED: LazyLock<Counter<u64>> = LazyLock::new(|| {
 pub fn unparked(cause: &'static str, count: u64) {
     UNPARKED.add(count, &[KeyValue::new("cause", cause)]);
 }
+
+static DEAD_LETTERS: LazyLock<Counter<u64>> = LazyLock::new(|| {
+    counter(
+        "headrace_dead_letter_messages",
+        "Messages that the broker gave up and that were taken from the queue of dead letters",
+    )
+});
+static DEAD_LETTERS_WAITING: LazyLock<Gauge<u64>> = LazyLock::new(|| {
+    gauge(
+        "headrace_dead_letter_waiting_messages",
+        "Dead letters that were neither replayed nor discarded",
+    )
+});
+static DEAD_LETTERS_REPLAYED: LazyLock<Counter<u64>> = LazyLock::new(|| {
+    counter(
+        "headrace_dead_letter_replayed_messages",
+        "Dead letters that were put back into the ingress queue",
+    )
+});
+static DEAD_LETTERS_REMOVED: LazyLock<Counter<u64>> = LazyLock::new(|| {
+    counter(
+        "headrace_dead_letter_removed_messages",
+        "Dead letters that are kept no longer, by cause",
+    )
+});
+
+/// Dead letters were taken from their queue.
+pub fn dead_letters_kept(count: u64) {
+    DEAD_LETTERS.add(count, &[]);
+}
+
+/// So many dead letters wait for somebody to decide about them.
+pub fn dead_letters_waiting(count: u64) {
+    DEAD_LETTERS_WAITING.record(count, &[]);
+}
+
+/// A dead letter is back in the ingress queue.
+pub fn dead_letter_replayed() {
+    DEAD_LETTERS_REPLAYED.add(1, &[]);
+}
+
+/// Dead letters are kept no longer.
+pub fn dead_letters_removed(cause: &'static str, count: u64) {
+    DEAD_LETTERS_REMOVED.add(count, &[KeyValue::new("cause", cause)]);
+}

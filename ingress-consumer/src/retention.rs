@@ -1,4 +1,5 @@
-//! What is kept no longer: parked frames beyond their age and number, and keys of provider-ingest.
+//! What is kept no longer: parked frames and dead letters beyond their age and number, and keys of
+//! provider-ingest.
 //!
 //! Any number of cores may sweep at once. A sweep that fails is put off to the next.
 
@@ -8,25 +9,32 @@ use runtime::telemetry::chain;
 use runtime::{Context, clock, db};
 use sqlx::PgPool;
 
-use crate::config::ParkedConfig;
+use crate::config::{DeadLettersConfig, ParkedConfig};
 use crate::metrics;
+use crate::store::dead_letter::{self, Removed};
 use crate::store::{StoreError, ingest, parked};
 
 /// How many rows one transaction removes.
 const AT_ONCE: i64 = 1000;
 
+/// How long and how much is kept.
+#[derive(Debug, Clone, Copy)]
+pub struct Kept {
+    /// Parked frames, and how often to sweep.
+    pub parked: ParkedConfig,
+    /// Dead letters.
+    pub dead_letters: DeadLettersConfig,
+    /// Keys of provider-ingest.
+    pub keys: Duration,
+}
+
 /// Sweeps until the service is asked to stop.
-pub async fn run(
-    context: Context,
-    pool: PgPool,
-    parked: ParkedConfig,
-    key_retention: Duration,
-) -> anyhow::Result<()> {
-    let mut ticks = tokio::time::interval(parked.sweep_every);
+pub async fn run(context: Context, pool: PgPool, kept: Kept) -> anyhow::Result<()> {
+    let mut ticks = tokio::time::interval(kept.parked.sweep_every);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let stop = context.stopping();
     while stop.run_until_cancelled(ticks.tick()).await.is_some() {
-        let sweep = sweep(&pool, parked, key_retention);
+        let sweep = sweep(&pool, kept);
         match stop.run_until_cancelled(sweep).await {
             None => break,
             Some(Ok(())) => {}
@@ -38,11 +46,13 @@ pub async fn run(
     Ok(())
 }
 
-async fn sweep(
-    pool: &PgPool,
-    limits: ParkedConfig,
-    key_retention: Duration,
-) -> Result<(), StoreError> {
+async fn sweep(pool: &PgPool, kept: Kept) -> Result<(), StoreError> {
+    parked_frames(pool, kept.parked).await?;
+    dead_letters(pool, kept.dead_letters).await?;
+    keys(pool, kept.keys).await
+}
+
+async fn parked_frames(pool: &PgPool, limits: ParkedConfig) -> Result<(), StoreError> {
     let now = clock::now();
     loop {
         let removed = db::in_tx(pool, "remove_old_parked", |mut tx| async move {
@@ -55,7 +65,6 @@ async fn sweep(
             break;
         }
     }
-    let most = |limit: u64| i64::try_from(limit).unwrap_or(i64::MAX);
     let (rows, bytes) = (most(limits.max_rows), most(limits.max_bytes));
     loop {
         let removed = db::in_tx(pool, "remove_parked_beyond", |mut tx| async move {
@@ -72,9 +81,60 @@ async fn sweep(
             "parked frames were removed because their connection has too many"
         );
     }
+    Ok(())
+}
+
+async fn dead_letters(pool: &PgPool, limits: DeadLettersConfig) -> Result<(), StoreError> {
+    let now = clock::now();
+    loop {
+        let removed = db::in_tx(pool, "remove_old_dead_letters", |mut tx| async move {
+            let before = now - limits.retention;
+            let removed = dead_letter::remove_older(&mut tx, before, AT_ONCE).await?;
+            Ok::<_, StoreError>((tx, removed))
+        })
+        .await?;
+        if !told("age", removed) {
+            break;
+        }
+    }
+    let (rows, bytes) = (most(limits.max_rows), most(limits.max_bytes));
+    loop {
+        let removed = db::in_tx(pool, "remove_dead_letters_beyond", |mut tx| async move {
+            let removed = dead_letter::remove_beyond(&mut tx, rows, bytes, AT_ONCE).await?;
+            Ok::<_, StoreError>((tx, removed))
+        })
+        .await?;
+        if !told("limit", removed) {
+            break;
+        }
+    }
+    let waiting = dead_letter::waiting(&mut *pool.acquire().await?).await?;
+    metrics::dead_letters_waiting(waiting);
+    Ok(())
+}
+
+/// Whether anything was removed, which is told.
+fn told(cause: &'static str, removed: Removed) -> bool {
+    metrics::dead_letters_removed(cause, removed.letters);
+    if removed.given_up > 0 {
+        tracing::warn!(
+            cause,
+            letters = removed.given_up,
+            "dead letters that nobody has replayed were removed"
+        );
+    }
+    removed.letters > 0
+}
+
+fn most(limit: u64) -> i64 {
+    i64::try_from(limit).unwrap_or(i64::MAX)
+}
+
+async fn keys(pool: &PgPool, retention: Duration) -> Result<(), StoreError> {
+    let now = clock::now();
     loop {
         let removed = db::in_tx(pool, "forget_keys", |mut tx| async move {
-            let removed = ingest::forget(&mut tx, now - key_retention, AT_ONCE).await?;
+            let removed = ingest::forget(&mut tx, now - retention, AT_ONCE).await?;
             Ok::<_, StoreError>((tx, removed))
         })
         .await?;

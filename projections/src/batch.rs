@@ -289,6 +289,7 @@ mod tests {
             content_type: content_type.to_owned(),
             message_id: "m-1".to_owned(),
             headers: BTreeMap::new(),
+            death: None,
             body: serde_json::to_vec(body).unwrap().into(),
         }
     }

@@ -2,6 +2,7 @@
 
 mod api;
 mod broker;
+mod dead_letters;
 mod delivery;
 mod documentation;
 mod end_to_end;

@@ -133,6 +133,12 @@ pub async fn start(context: Context, config: GatewayConfig) -> anyhow::Result<So
             upstream("core", core).layer(DefaultBodyLimit::max(LARGEST_INGEST)),
         )
         .route("/v1/workspaces/{workspace}/parked", upstream("core", core))
+        .route("/v1/dead-letters", upstream("core", core))
+        .route(
+            // An id, or `discard` or `replay`.
+            "/v1/dead-letters/{id}",
+            upstream("core", core),
+        )
         .route(
             // An id, or `discard` or `replay`.
             "/v1/workspaces/{workspace}/parked/{id}",

@@ -170,7 +170,7 @@ async fn order(client: &Client, verb: &str, arguments: OrderArguments) -> anyhow
     Ok(())
 }
 
-fn merge(into: &mut BTreeMap<String, u64>, from: BTreeMap<String, u64>) {
+pub(crate) fn merge(into: &mut BTreeMap<String, u64>, from: BTreeMap<String, u64>) {
     for (name, count) in from {
         *into.entry(name).or_default() += count;
     }

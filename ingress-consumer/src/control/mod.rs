@@ -2,6 +2,7 @@
 
 mod check;
 mod connections;
+mod dead_letters;
 mod parked;
 mod polls;
 mod publishers;
@@ -20,6 +21,10 @@ use crate::installation::Installation;
 use crate::store::StoreError;
 
 pub use connections::{ConnectionView, NewConnection};
+pub use dead_letters::{
+    DeadLetterFilter, DeadLetterItem, DeadLetterOrder, DeadLetterOutcome, Judgement, WayBack,
+    routes as dead_letter_routes,
+};
 pub use parked::{ParkedFilter, ParkedOrder, ParkedOutcome, ReplayedItem, routes as parked_routes};
 pub use polls::{FeedDetails, PollDetails, PollPage};
 pub use streams::{StreamDetails, StreamPage};

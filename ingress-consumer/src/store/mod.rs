@@ -6,6 +6,7 @@
 //! other.
 
 pub mod connection;
+pub mod dead_letter;
 pub mod event_log;
 pub mod ingest;
 pub mod parked;

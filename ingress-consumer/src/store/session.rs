@@ -123,7 +123,7 @@ pub async fn add(
 }
 
 /// Numbers as PostgreSQL writes a multirange.
-fn ranges(numbers: &RangeInclusiveSet<u64>) -> String {
+pub(super) fn ranges(numbers: &RangeInclusiveSet<u64>) -> String {
     // The greatest number of a frame is below the greatest of the type.
     let ranges = numbers
         .iter()

@@ -176,6 +176,12 @@ impl World {
         self.running.insert(service, (context, address));
     }
 
+    /// Sets `key` to `value` for services that are started from now on.
+    pub fn set(&mut self, key: &str, value: &str) {
+        self.settings.retain(|(known, _)| known != key);
+        self.settings.push((key.to_owned(), value.to_owned()));
+    }
+
     /// A second core on the same servers, and where it listens.
     ///
     /// # Panics

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use chrono::{DateTime, Utc};
 use futures_util::{FutureExt, StreamExt};
 use lapin::Channel;
 use lapin::options::{BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicQosOptions};
@@ -34,8 +35,23 @@ pub struct Delivery {
     pub message_id: String,
     /// The headers that hold text; others are left out.
     pub headers: BTreeMap<String, String>,
+    /// Why a broker gave the message up, if it came as a dead letter: the latest time.
+    pub death: Option<Death>,
     /// The content.
     pub body: Bytes,
+}
+
+/// That a broker gave a message up, as it says in the header `x-death`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Death {
+    /// Why, such as `delivery_limit` or `rejected`.
+    pub reason: String,
+    /// In which queue.
+    pub queue: String,
+    /// How often it was given up there for this reason.
+    pub count: u64,
+    /// When, to the second; none if the broker does not say.
+    pub at: Option<DateTime<Utc>>,
 }
 
 /// What came of waiting for messages.
@@ -210,6 +226,84 @@ fn read(delivery: lapin::message::Delivery) -> Delivery {
         content_type: text(properties.content_type()),
         message_id: text(properties.message_id()),
         headers: headers.collect(),
+        death: properties.headers().as_ref().and_then(death),
         body: Bytes::from(delivery.data),
+    }
+}
+
+/// The latest entry of `x-death`, which is the first. What is not as brokers write it is left out.
+fn death(headers: &FieldTable) -> Option<Death> {
+    let Some(AMQPValue::FieldArray(deaths)) = headers.inner().get("x-death") else {
+        return None;
+    };
+    let Some(AMQPValue::FieldTable(latest)) = deaths.as_slice().first() else {
+        return None;
+    };
+    let field = |name: &str| latest.inner().get(name);
+    let text = |name| match field(name) {
+        Some(AMQPValue::LongString(text)) => String::from_utf8_lossy(text.as_bytes()).into_owned(),
+        Some(AMQPValue::ShortString(text)) => text.to_string(),
+        _ => String::new(),
+    };
+    let at = match field("time") {
+        Some(AMQPValue::Timestamp(seconds)) => i64::try_from(*seconds).ok(),
+        _ => None,
+    };
+    let count = match field("count") {
+        Some(AMQPValue::LongLongInt(count)) => u64::try_from(*count).ok(),
+        Some(AMQPValue::LongInt(count)) => u64::try_from(*count).ok(),
+        Some(AMQPValue::LongUInt(count)) => Some(u64::from(*count)),
+        _ => None,
+    };
+    Some(Death {
+        reason: text("reason"),
+        queue: text("queue"),
+        count: count.unwrap_or(1),
+        at: at.and_then(|seconds| DateTime::from_timestamp(seconds, 0)),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use lapin::types::FieldArray;
+
+    use super::*;
+
+    fn table(fields: Vec<(&str, AMQPValue)>) -> FieldTable {
+        let mut table = FieldTable::default();
+        for (name, value) in fields {
+            table.insert(name.into(), value);
+        }
+        table
+    }
+
+    fn headers(deaths: Vec<FieldTable>) -> FieldTable {
+        let deaths: Vec<_> = deaths.into_iter().map(AMQPValue::FieldTable).collect();
+        let deaths = AMQPValue::FieldArray(FieldArray::from(deaths));
+        table(vec![("x-death", deaths)])
+    }
+
+    #[test]
+    fn the_latest_death_is_read_and_what_is_none_is_not() {
+        let latest = table(vec![
+            ("reason", AMQPValue::LongString("delivery_limit".into())),
+            ("queue", AMQPValue::LongString("ingress.2".into())),
+            ("count", AMQPValue::LongLongInt(3)),
+            ("time", AMQPValue::Timestamp(1_700_000_000)),
+        ]);
+        let earlier = table(vec![("reason", AMQPValue::LongString("expired".into()))]);
+        let expected = Death {
+            reason: "delivery_limit".to_owned(),
+            queue: "ingress.2".to_owned(),
+            count: 3,
+            at: DateTime::from_timestamp(1_700_000_000, 0),
+        };
+        assert_eq!(death(&headers(vec![latest, earlier])), Some(expected));
+        assert_eq!(death(&headers(Vec::new())), None);
+        assert_eq!(death(&FieldTable::default()), None);
+        let odd = table(vec![("x-death", AMQPValue::LongString("soon".into()))]);
+        assert_eq!(death(&odd), None);
+        let bare = death(&headers(vec![FieldTable::default()])).unwrap();
+        assert_eq!((bare.count, bare.at), (1, None));
     }
 }

@@ -279,11 +279,11 @@ async fn store(
 }
 
 /// PostgreSQL's text holds no NUL.
-fn without_nul(text: &str) -> String {
+pub(super) fn without_nul(text: &str) -> String {
     text.replace('\0', "\u{fffd}")
 }
 
-fn to_json(headers: &BTreeMap<String, String>) -> Value {
+pub(super) fn to_json(headers: &BTreeMap<String, String>) -> Value {
     headers
         .iter()
         .map(|(name, value)| (without_nul(name), json!(without_nul(value))))
