@@ -1,6 +1,7 @@
 //! The publisher's configuration.
 
 mod backfill;
+mod canary;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -11,6 +12,7 @@ use runtime::outbound;
 use serde::{Deserialize, Serialize};
 
 pub use backfill::BackfillConfig;
+pub use canary::CanaryConfig;
 
 /// A stop may take 25 s in all.
 const LONGEST_DRAIN: Duration = Duration::from_secs(22);
@@ -38,6 +40,8 @@ pub struct PublisherConfig {
     pub window: WindowConfig,
     /// What is kept on disk while the broker takes nothing.
     pub spool: SpoolConfig,
+    /// How many messages are published twice, to prove that it changes nothing.
+    pub canary: CanaryConfig,
 }
 
 /// How to reach the core.
@@ -151,6 +155,7 @@ impl Default for PublisherConfig {
                 directory: "/var/lib/headrace/spool".to_owned(),
                 max_bytes: 1024 * 1024 * 1024,
             },
+            canary: CanaryConfig::default(),
         }
     }
 }
@@ -163,6 +168,7 @@ impl Config for PublisherConfig {
         self.backfill.validate(problems);
         self.spool.validate(problems);
         self.window.validate(problems);
+        self.canary.validate(problems);
         if self.window.max_bytes < self.stream.max_frame_bytes {
             problems.add(
                 "window.max_bytes",
@@ -307,6 +313,7 @@ mod tests {
         config.window.max_envelope_frames = 1001;
         config.spool.directory = String::new();
         config.spool.max_bytes = 1;
+        config.canary.republish_percent = 100.5;
         assert_eq!(
             problems(&config),
             [
@@ -320,6 +327,7 @@ mod tests {
                 "spool.max_bytes",
                 "window.in_flight",
                 "window.max_envelope_frames",
+                "canary.republish_percent",
                 "window.max_bytes"
             ]
         );

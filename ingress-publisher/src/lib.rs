@@ -22,6 +22,7 @@
 mod announce;
 mod api;
 mod backfill;
+mod canary;
 mod config;
 mod conflate;
 mod control;
@@ -39,6 +40,7 @@ mod parcel;
 mod pause;
 mod retry_after;
 mod sender;
+mod sent;
 mod socket;
 mod spool;
 mod spool_watch;
@@ -58,7 +60,8 @@ use runtime::Context;
 
 pub use api::StreamsPage;
 pub use config::{
-    BackfillConfig, CoreConfig, PublisherConfig, SpoolConfig, StreamConfig, WindowConfig,
+    BackfillConfig, CanaryConfig, CoreConfig, PublisherConfig, SpoolConfig, StreamConfig,
+    WindowConfig,
 };
 pub use pause::PauseReason;
 

@@ -35,6 +35,13 @@ static ENVELOPES: LazyLock<Counter<u64>> = LazyLock::new(|| {
         .build()
 });
 
+static REPUBLISHED: LazyLock<Counter<u64>> = LazyLock::new(|| {
+    METER
+        .u64_counter("headrace_publisher_canary_republished")
+        .with_description("Envelopes that the broker has confirmed a second time, as a canary")
+        .build()
+});
+
 static STREAMS: LazyLock<UpDownCounter<i64>> = LazyLock::new(|| {
     METER
         .i64_up_down_counter("headrace_publisher_streams")
@@ -131,6 +138,7 @@ pub(crate) fn begin() {
     spool(0, 0);
     spool_age(Duration::ZERO);
     SPOOL_DAMAGED.add(0, &[]);
+    REPUBLISHED.add(0, &[]);
     for reason in PauseReason::ALL {
         paused(reason, 0);
     }
@@ -144,6 +152,10 @@ pub(crate) fn frame(provider: &'static str, bytes: usize) {
 
 pub(crate) fn envelope_confirmed() {
     ENVELOPES.add(1, &[]);
+}
+
+pub(crate) fn canary_republished() {
+    REPUBLISHED.add(1, &[]);
 }
 
 /// `change` more streams are in `state`.

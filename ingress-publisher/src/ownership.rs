@@ -26,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
+use crate::canary::Canary;
 use crate::config::PublisherConfig;
 use crate::control::{ANSWER_LIMIT, Core, CoreError};
 use crate::dialect::Dialect;
@@ -34,6 +35,7 @@ use crate::news::{Released, Reported};
 use crate::outbound::Outbound;
 use crate::pack::Packer;
 use crate::sender::{Broker, Sender};
+use crate::sent::Sent;
 use crate::spool::{Spool, SpoolDirectory};
 use crate::start::first_wait;
 use crate::status::Streams;
@@ -70,6 +72,8 @@ pub(crate) struct Ownership {
     /// What the core knows of the streams.
     reported: Reported,
     released: Released,
+    /// What the streams' sessions have numbered.
+    sent: Sent,
     /// Streams of connections that may be owned again, which still say goodbye.
     closing: BTreeMap<ConnectionId, JoinHandle<()>>,
 }
@@ -117,6 +121,7 @@ impl Ownership {
             lease: Lease::default(),
             known: None,
             reported: Reported::default(),
+            sent: Sent::default(),
             released: Released::default(),
             closing: BTreeMap::new(),
         }
@@ -132,6 +137,7 @@ impl Ownership {
         }
         self.tasks.close();
         self.tasks.wait().await;
+        self.say_what_was_sent().await;
         let leaving = tokio::time::timeout(GOODBYE, self.core.leave(self.incarnation)).await;
         if !matches!(leaving, Ok(Ok(()))) {
             tracing::warn!(
@@ -207,14 +213,32 @@ impl Ownership {
                 .filter(|report| self.reported.is_news(report, now, counts_every))
                 .collect(),
             released: self.released.all(),
+            sessions: self.sent.news(now, counts_every),
+            holding: self.spool.depth().is_holding(),
         };
         let answer = self.core.beat(&heartbeat).await?;
+        self.sent.keep(heartbeat.sessions, now);
         self.reported.keep(heartbeat.reports, now);
         let owned = &self.owned;
         self.reported
             .retain(|connection| owned.contains_key(connection));
         self.released.forget(&heartbeat.released);
         Ok(answer)
+    }
+
+    /// Tells of the sessions that have ended with the stop. Where the core does not hear of them, it
+    /// knows what it was told before.
+    async fn say_what_was_sent(&mut self) {
+        let nothing_new = self.sent.news(Instant::now(), Duration::ZERO).is_empty();
+        if nothing_new || self.core_is_up == Some(false) {
+            return;
+        }
+        if !matches!(
+            tokio::time::timeout(GOODBYE, self.beat(true)).await,
+            Ok(Ok(_))
+        ) {
+            tracing::warn!("the core does not hear how many frames the last sessions had");
+        }
     }
 
     /// How long it is news that the core is away: until the next try has failed as well.
@@ -344,6 +368,7 @@ impl Ownership {
                 link: link.state(),
                 // What was read is published even while the service stops.
                 let_go: self.ctx.letting_go().clone(),
+                canary: Canary::new(self.config.canary.republish_percent),
             };
             let (directory, board) = (Arc::clone(&self.spool), window.board().clone());
             let opening = tokio::task::spawn_blocking(move || Spool::open(&directory, partition));
@@ -414,6 +439,7 @@ impl Ownership {
                     outbound: self.outbound.clone(),
                     source,
                     status,
+                    sent: self.sent.clone(),
                     assignment: assignment.clone(),
                     lease: self.lease.clone(),
                     stop: stop.clone(),

@@ -27,6 +27,7 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
+use crate::canary::Canary;
 use crate::flow::{Event, Flow, Trouble};
 use crate::metrics;
 use crate::pack::{self, Load, Packer};
@@ -68,6 +69,8 @@ pub(crate) struct Broker<P> {
     pub(crate) link: watch::Receiver<LinkState>,
     /// Tells to let go.
     pub(crate) let_go: CancellationToken,
+    /// Which messages are published twice.
+    pub(crate) canary: Canary,
 }
 
 /// Sends what comes through one partition's queue.
@@ -124,11 +127,23 @@ where
         match outcome {
             Outcome::Confirmed => {
                 metrics::envelope_confirmed();
+                if self.canary.chooses(&parcel.message_id) {
+                    self.publish_again(partition, parcel).await;
+                }
                 None
             }
             Outcome::Refused | Outcome::Unroutable => Some(Trouble::Refused),
             Outcome::Unknown if *self.link.borrow() == LinkState::Blocked => Some(Trouble::Blocked),
             Outcome::Unknown => Some(Trouble::Away),
+        }
+    }
+
+    /// Publishes what the broker has already. Whatever becomes of it, the message is safe.
+    async fn publish_again(&self, partition: u32, parcel: &Parcel) {
+        let again = (self.publish)(parcel.message(partition));
+        let outcome = self.let_go.run_until_cancelled(again).await;
+        if outcome == Some(Outcome::Confirmed) {
+            metrics::canary_republished();
         }
     }
 

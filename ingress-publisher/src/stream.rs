@@ -34,6 +34,7 @@ use crate::failure::Failure;
 use crate::lease::Lease;
 use crate::metrics;
 use crate::outbound::Outbound;
+use crate::sent::{Numbering, Sent};
 use crate::socket::{self, Socket};
 use crate::status::StreamStatus;
 use crate::window::{Source, Topic};
@@ -66,6 +67,8 @@ pub(crate) struct Stream {
     pub(crate) source: Source,
     /// Where to tell what happens.
     pub(crate) status: StreamStatus,
+    /// Where its sessions' frames are numbered.
+    pub(crate) sent: Sent,
     /// Until when the stream is ours.
     pub(crate) lease: Lease,
     /// Asks to read nothing new.
@@ -94,8 +97,7 @@ impl From<Failure> for End {
 struct Session {
     attributes: Arc<Attributes>,
     frames: u64,
-    /// The last number given in each partition.
-    numbers: Vec<u64>,
+    numbering: Numbering,
     first_frame: Option<Instant>,
     /// When the provider last gave a sign of life.
     heard_at: DateTime<Utc>,
@@ -244,17 +246,18 @@ impl Stream {
         let session = SessionId(clock::new_id());
         self.status.subscribed(session);
         let assignment = &self.assignment;
+        let attributes = Attributes {
+            provider: assignment.provider.clone(),
+            workspace: assignment.workspace.clone(),
+            connection: assignment.connection,
+            session,
+            epoch: assignment.epoch,
+            owner: self.owner.clone(),
+        };
         Session {
-            attributes: Arc::new(Attributes {
-                provider: assignment.provider.clone(),
-                workspace: assignment.workspace.clone(),
-                connection: assignment.connection,
-                session,
-                epoch: assignment.epoch,
-                owner: self.owner.clone(),
-            }),
+            numbering: self.sent.begin(&attributes),
+            attributes: Arc::new(attributes),
             frames: 0,
-            numbers: vec![0; self.source.partitions() as usize],
             first_frame: None,
             heard_at: clock::now(),
         }
@@ -407,10 +410,8 @@ impl Stream {
             device,
             self.source.partitions(),
         );
-        let number = &mut session.numbers[partition as usize];
-        *number += 1;
         let frame = Frame {
-            number: *number,
+            number: session.numbering.next(partition),
             received_at: clock::now(),
             kind,
             origin,

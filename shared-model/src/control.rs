@@ -5,6 +5,7 @@
 //! it has stopped. Connections with their endpoints are the core's; a publisher holds no database
 //! credentials.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -29,6 +30,27 @@ pub struct Heartbeat {
     pub reports: Vec<StreamReport>,
     /// Streams that it has closed since then, with the epoch that it had them under.
     pub released: Vec<Release>,
+    /// Sessions that have numbered frames of which the core does not know.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sessions: Vec<SessionSent>,
+    /// Whether messages wait on the publisher's disk, so that what is missing may yet come.
+    #[serde(default)]
+    pub holding: bool,
+}
+
+/// How many frames of a session were numbered: what is to arrive.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionSent {
+    /// The session.
+    pub session: SessionId,
+    /// Its connection.
+    pub connection: ConnectionId,
+    /// Its workspace.
+    pub workspace: WorkspaceId,
+    /// By partition, the last number that was given.
+    pub sent: BTreeMap<u32, u64>,
+    /// Whether there will be no further number.
+    pub ended: bool,
 }
 
 /// A stream that a publisher has closed.

@@ -12,6 +12,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
 use super::*;
+use crate::canary::Canary;
 use crate::config::{SpoolConfig, WindowConfig};
 use crate::pause::PauseReason;
 use crate::spool::{Depth, SpoolDirectory};
@@ -63,6 +64,7 @@ fn start_with(window: &WindowConfig, config: &SpoolConfig, publish: Publish) -> 
             publish: move |message| publish(message),
             link: state,
             let_go: let_go.clone(),
+            canary: Canary::default(),
         },
         spool: spool.clone(),
         board: window.board().clone(),

@@ -86,6 +86,12 @@ impl Depth {
         };
     }
 
+    /// Whether messages wait, or cannot be put aside.
+    pub(crate) fn is_holding(&self) -> bool {
+        let inner = self.lock();
+        inner.held.records > 0 || !inner.failing.is_empty()
+    }
+
     /// Where things stand at the time `now`.
     pub(crate) fn report(&self, now: DateTime<Utc>) -> Report {
         let inner = self.lock();

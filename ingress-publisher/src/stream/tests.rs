@@ -7,6 +7,7 @@ use super::*;
 use shared_model::control::{StreamReport, StreamState};
 
 use crate::config::PublisherConfig;
+use crate::sent::Sent;
 use crate::status::Streams;
 use crate::testing::{self, Served, Server, eventually, heard, within};
 use crate::window::{Pending, PendingFrame, Window};
@@ -56,6 +57,7 @@ impl Running {
             first_wait: Duration::ZERO,
             outbound,
             status: status.clone(),
+            sent: Sent::default(),
             stop: stop.clone(),
             lease: testing::lease(),
             let_go: CancellationToken::new(),
