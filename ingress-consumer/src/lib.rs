@@ -32,7 +32,7 @@ use sqlx::PgPool;
 
 use acceptance::Acceptance;
 use config::ConsumerConfig;
-use installation::Installation;
+use installation::{Installation, Moment};
 use sources::http::{Committer, Intake, Waiting};
 use sources::queue::PartitionConsumer;
 
@@ -53,6 +53,7 @@ pub async fn start(context: Context, config: ConsumerConfig) -> anyhow::Result<S
     let parked = control::parked_routes(pool.clone(), config.acceptance.clone(), config.parked);
     let routes = control::routes(pool.clone(), config.ownership.clone())
         .merge(parked)
+        .merge(control::log_routes(pool.clone()))
         .merge(intake.routes());
     let address = http::serve(&context, &config.http.0, routes).await?;
     let worker = context.clone();
@@ -75,7 +76,7 @@ async fn prepare(
     let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
     loop {
         let days = config.log.partition_days_ahead;
-        match Installation::prepare(pool, &config.ingress, days).await {
+        match Installation::prepare(pool, &config.ingress, days, Moment::Start).await {
             Ok(installation) => return Ok(installation),
             Err(error) if error.is_passing() => {
                 tracing::warn!(
@@ -150,7 +151,8 @@ async fn upkeep(context: &Context, pool: &PgPool, config: &ConsumerConfig) -> an
         .is_some()
     {
         let days = config.log.partition_days_ahead;
-        if let Err(error) = Installation::prepare(pool, &config.ingress, days).await {
+        let prepared = Installation::prepare(pool, &config.ingress, days, Moment::Running).await;
+        if let Err(error) = prepared {
             // There are days of time left to try again.
             tracing::warn!(
                 error = %runtime::telemetry::chain(&error),
