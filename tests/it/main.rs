@@ -5,6 +5,7 @@ mod broker;
 mod delivery;
 mod documentation;
 mod end_to_end;
+mod event_log;
 mod freshness;
 mod gaps;
 mod ingest;

@@ -30,11 +30,7 @@ pub async fn appended(pg: &mut PgConnection, source: &str) -> Result<u64, sqlx::
 }
 
 /// Notes that the facts of `source` were appended up to `number`.
-pub async fn advance(
-    pg: &mut PgConnection,
-    source: &str,
-    number: u64,
-) -> Result<(), sqlx::Error> {
+pub async fn advance(pg: &mut PgConnection, source: &str, number: u64) -> Result<(), sqlx::Error> {
     sqlx::query!(
         "UPDATE core.event_source SET appended = $2 WHERE source = $1",
         source,

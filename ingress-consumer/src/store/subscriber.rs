@@ -106,10 +106,7 @@ pub async fn all(pg: &mut PgConnection) -> Result<Vec<Subscriber>, sqlx::Error> 
 }
 
 /// How far every subscriber has come, or the one called `only`, by name and shard.
-pub async fn places(
-    pg: &mut PgConnection,
-    only: Option<&str>,
-) -> Result<Vec<Place>, sqlx::Error> {
+pub async fn places(pg: &mut PgConnection, only: Option<&str>) -> Result<Vec<Place>, sqlx::Error> {
     let rows = sqlx::query!(
         // The first event behind a checkpoint: one look into the primary key of each partition.
         r#"SELECT c.name, c.shard, c.applied, head.last_offset, next.logged_at AS "waiting_since?",

@@ -180,9 +180,8 @@ async fn placed(
         .collect();
     let known = vehicle::shards(pg, &keys).await?;
     let shard = |found: &Found| {
-        let hash = |connection, device: &str| {
-            partition(&found.workspace, connection, device, shards)
-        };
+        let hash =
+            |connection, device: &str| partition(&found.workspace, connection, device, shards);
         match &found.fact {
             Fact::ProviderIncidentChanged(fact) => hash(fact.connection, ""),
             Fact::VehicleHealthChanged(fact) => known

@@ -175,7 +175,13 @@ mod tests {
         ] {
             assert_eq!(cursor.to_string().parse(), Ok(cursor));
         }
-        for wrong in ["", "vehicles/", "vehicles/w", "vehicles/W/v", "connections/1"] {
+        for wrong in [
+            "",
+            "vehicles/",
+            "vehicles/w",
+            "vehicles/W/v",
+            "connections/1",
+        ] {
             assert_eq!(wrong.parse::<Cursor>(), Err(()), "{wrong}");
         }
     }

@@ -92,15 +92,12 @@ pub async fn progress(
             applied,
             reset,
         };
-        let answer = match told.check(current, &heads) {
-            Err(refusal) => Err(refusal),
-            Ok(()) => {
-                subscriber::keep(&mut tx, name, current, applied, reset).await?;
-                let places = subscriber::places(&mut tx, Some(name)).await?;
-                Ok(log_state(&heads, &places))
-            }
-        };
-        Ok::<_, StoreError>((tx, answer))
+        if let Err(refusal) = told.check(current, &heads) {
+            return Ok((tx, Err(refusal)));
+        }
+        subscriber::keep(&mut tx, name, current, applied, reset).await?;
+        let places = subscriber::places(&mut tx, Some(name)).await?;
+        Ok::<_, StoreError>((tx, Ok(log_state(&heads, &places))))
     })
     .await??;
     Ok(axum::Json(state))
@@ -186,9 +183,19 @@ struct Told<'a> {
 /// Why a subscriber's progress is not taken.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Refusal {
-    NoShard { shard: u32 },
-    Ahead { shard: u32, applied: u64, head: u64 },
-    Diverged { shard: u32, applied: u64, common: u64 },
+    NoShard {
+        shard: u32,
+    },
+    Ahead {
+        shard: u32,
+        applied: u64,
+        head: u64,
+    },
+    Diverged {
+        shard: u32,
+        applied: u64,
+        common: u64,
+    },
 }
 
 impl Told<'_> {
