@@ -65,3 +65,23 @@ BEGIN
     END LOOP;
 END
 $$;
+
+-- Drops a day of the log, and notes that what it held is kept no longer; whether there was one. The
+-- caller holds all shard heads and then the log, and has seen that everybody has read it.
+CREATE FUNCTION core.drop_event_log_partition(day date) RETURNS boolean
+LANGUAGE plpgsql AS $$
+DECLARE
+    name text := 'event_log_' || to_char(day, 'YYYYMMDD');
+BEGIN
+    IF to_regclass('core.' || name) IS NULL THEN
+        RETURN false;
+    END IF;
+    EXECUTE format(
+        'UPDATE core.shard_head AS head SET first_offset = gone.last_offset + 1
+         FROM (SELECT shard, max(log_offset) AS last_offset FROM core.%I GROUP BY shard) AS gone
+         WHERE gone.shard = head.shard AND head.first_offset <= gone.last_offset', name);
+    EXECUTE format('ALTER TABLE core.event_log DETACH PARTITION core.%I', name);
+    EXECUTE format('DROP TABLE core.%I', name);
+    RETURN true;
+END
+$$;

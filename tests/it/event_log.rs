@@ -1,5 +1,6 @@
 //! The log API: the event log and the state as other services read them, and what they append to it.
 
+use std::process::ExitCode;
 use std::time::Duration;
 
 use headrace::services::Service;
@@ -102,7 +103,9 @@ async fn the_log_is_read_in_order_from_any_offset() {
         let query = format!("?after={after}&limit={limit}");
         let some = events(&world, shard.shard, &query).await;
         let end = (after + limit).min(shard.head);
-        assert_eq!(some, all[after as usize..end as usize]);
+        let part = all.into_iter().skip(usize::try_from(after).unwrap());
+        let part: Vec<_> = part.take(usize::try_from(end - after).unwrap()).collect();
+        assert_eq!(some, part);
         for beyond in [shard.head, shard.head + 5, u64::MAX] {
             let query = format!("?after={beyond}");
             assert_eq!(events(&world, shard.shard, &query).await, []);
@@ -287,112 +290,150 @@ fn turned_stale(number: u64, vehicle: &str) -> Value {
     })
 }
 
+/// Posts what the source has found to a core; status and answer.
+async fn found(core: String, events: Vec<Value>) -> (u16, Value) {
+    let path = "/internal/v1/sources/health/events";
+    ask(&core, Method::POST, path, Some(json!({"events": events}))).await
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_source_finds_is_appended_once_whoever_takes_it() {
     let world = core_only().await;
-    let connection = fleet(&world, 10).await;
+    fleet(&world, 10).await;
     let (other, other_address) = world.another_core().await;
     let cores = [world.core_url(), format!("http://{other_address}")];
     let batch: Vec<_> = (1..=40)
         .map(|number| turned_stale(number, &format!("bus-{}", number % 12)))
         .collect();
-    let post = |core: &str, events: &[Value]| {
-        let (core, body) = (core.to_owned(), json!({"events": events}));
-        tokio::spawn(async move {
-            let path = "/internal/v1/sources/health/events";
-            ask(&core, Method::POST, path, Some(body)).await
-        })
-    };
-    let posts: Vec<_> = (0..12).map(|n| post(&cores[n % 2], &batch)).collect();
+    let posts: Vec<_> = (0..12)
+        .map(|n| tokio::spawn(found(cores[n % 2].clone(), batch.clone())))
+        .collect();
     for answer in posts {
-        let (status, answer) = answer.await.unwrap();
-        assert_eq!((status, answer), (200, json!({"appended": 40})));
+        assert_eq!(answer.await.unwrap(), (200, json!({"appended": 40})));
     }
     // Part of it again, with more.
-    let more: Vec<_> = (31..=45)
-        .map(|number| turned_stale(number, "bus-1"))
-        .collect();
-    assert_eq!(post(&cores[0], &more).await.unwrap().1["appended"], 45);
-    let (status, problem) = post(&cores[0], &[turned_stale(47, "bus-1")]).await.unwrap();
-    assert_eq!(
-        (status, &problem["type"]),
-        (409, &json!("urn:headrace:problem:hole-in-numbers"))
-    );
-    assert!(
-        problem["detail"].as_str().unwrap().contains("number 46"),
-        "{problem}"
-    );
+    let more = (31..=45).map(|number| turned_stale(number, "bus-1"));
+    let (_, answer) = found(cores[0].clone(), more.collect()).await;
+    assert_eq!(answer, json!({"appended": 45}));
 
-    let incident = json!({"number": 46, "workspace": "w", "type": "provider.incident.changed", "data": {
+    EventLog::read(&world.pool).await.assert_dense();
+    let log = whole_log(&world).await;
+    let is_health = |event: &&CloudEvent| event.kind == "vehicle.health.changed";
+    let numbers = log
+        .iter()
+        .filter(is_health)
+        .map(|event| event.data["number"].as_u64());
+    let mut numbers: Vec<_> = numbers.flatten().collect();
+    numbers.sort_unstable();
+    assert!(numbers.into_iter().eq(1..=45), "each number once");
+    for event in log.iter().filter(is_health) {
+        let fact = event.fact().unwrap();
+        assert!(
+            matches!(fact, Some(Fact::VehicleHealthChanged(_))),
+            "{fact:?}"
+        );
+        let vehicle = event.subject.as_deref();
+        let mut of_vehicle = log
+            .iter()
+            .filter(|other| other.subject.as_deref() == vehicle);
+        assert!(
+            of_vehicle.all(|other| other.shard == event.shard),
+            "{vehicle:?}"
+        );
+    }
+    other.stop().await.unwrap();
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_hears_what_is_wrong_and_nothing_of_it_is_appended() {
+    let world = core_only().await;
+    let connection = fleet(&world, 1).await;
+    let core = world.core_url();
+    let problem = async |events: Vec<Value>| {
+        let (status, problem) = found(core.clone(), events).await;
+        let kind = problem["type"].as_str().unwrap_or_default().to_owned();
+        let name = kind.rsplit(':').next().unwrap_or_default().to_owned();
+        (
+            status,
+            name,
+            problem["detail"].as_str().unwrap_or_default().to_owned(),
+        )
+    };
+    let incident = json!({"number": 1, "workspace": "w", "type": "provider.incident.changed", "data": {
         "incident": "01890a5d-ac96-774b-bcce-b302099a8059", "number": 1, "connection": connection,
         "provider": "viriciti", "state": "open", "reason": "closed",
         "opened_at": "2026-01-01T00:00:00Z", "closed_at": null, "vehicles": 10,
     }});
-    assert_eq!(
-        post(&cores[1], &[incident]).await.unwrap().1["appended"],
-        46
-    );
-    for (wrong, name) in [
+    assert_eq!(found(core.clone(), vec![incident]).await.0, 200);
+    let (status, name, detail) = problem(vec![turned_stale(3, "bus-0")]).await;
+    assert_eq!((status, name.as_str()), (409, "hole-in-numbers"));
+    assert!(detail.contains("number 2"), "{detail}");
+    for (wrong, expected) in [
         (
-            json!([turned_stale(1, "bus-1"), turned_stale(3, "bus-1")]),
+            vec![turned_stale(2, "bus-0"), turned_stale(4, "bus-0")],
             "invalid-number",
         ),
+        (vec![turned_stale(0, "bus-0")], "invalid-number"),
         (
-            json!([{"number": 47, "workspace": "w", "type": "vehicles.seen", "data": {}}]),
+            vec![json!({"number": 2, "workspace": "w", "type": "vehicles.seen", "data": {}})],
             "type-not-allowed",
         ),
         (
-            json!([{"number": 47, "workspace": "w", "type": "vehicle.health.changed", "data": {}}]),
+            vec![
+                turned_stale(2, "bus-0"),
+                json!({"number": 3, "workspace": "w",
+                "type": "vehicle.health.changed", "data": {}}),
+            ],
             "invalid-event",
         ),
     ] {
-        let (status, problem) = post(&cores[0], wrong.as_array().unwrap()).await.unwrap();
-        assert_eq!(
-            (status, &problem["type"]),
-            (400, &json!(format!("urn:headrace:problem:{name}")))
-        );
+        let (status, name, _) = problem(wrong).await;
+        assert_eq!((status, name.as_str()), (400, expected));
     }
-    let get = ask(&cores[1], Method::GET, "/internal/v1/sources/health", None).await;
+    let (_, answer) = ask(&core, Method::GET, "/internal/v1/sources/health", None).await;
     assert_eq!(
-        serde_json::from_value::<SourceState>(get.1)
+        serde_json::from_value::<SourceState>(answer)
             .unwrap()
             .appended,
-        46
+        1
     );
+    let (status, _) = ask(&core, Method::GET, "/internal/v1/sources/other", None).await;
+    assert_eq!(status, 404);
     assert_eq!(
-        ask(&cores[1], Method::GET, "/internal/v1/sources/other", None)
-            .await
-            .0,
-        404
+        found(core.clone(), vec![]).await,
+        (200, json!({"appended": 1}))
     );
+    let log = EventLog::read(&world.pool).await;
+    assert_eq!(log.types.get("provider.incident.changed"), Some(&1));
+    assert_eq!(log.types.get("vehicle.health.changed"), None);
+    world.stop().await;
+}
 
-    EventLog::read(&world.pool).await.assert_dense();
-    let log = whole_log(&world).await;
-    let mut numbers: Vec<_> = log
-        .iter()
-        .filter(|event| event.kind == "vehicle.health.changed")
-        .map(|event| event.data["number"].as_u64().unwrap())
-        .collect();
-    numbers.sort_unstable();
-    assert!(numbers.into_iter().eq(1..=45), "each number once");
-    // A vehicle's events share its shard.
-    for event in log
-        .iter()
-        .filter(|event| event.kind == "vehicle.health.changed")
-    {
-        assert!(matches!(
-            event.fact(),
-            Ok(Some(Fact::VehicleHealthChanged(_)))
-        ));
-        let vehicle = event.subject.as_deref().unwrap();
-        let shards = log
-            .iter()
-            .filter(|other| other.subject.as_deref() == Some(vehicle));
-        assert!(
-            shards.into_iter().all(|other| other.shard == event.shard),
-            "{vehicle}"
-        );
-    }
-    other.stop().await.unwrap();
+#[tokio::test(flavor = "multi_thread")]
+async fn subscribers_are_forgotten_from_the_command_line() {
+    let world = core_only().await;
+    world.ready(Service::IngressConsumer).await;
+    let path = "/internal/v1/subscribers/reports.v2";
+    let body = json!({"applied": {}});
+    let (status, _) = ask(&world.core_url(), Method::PUT, path, Some(body)).await;
+    assert_eq!(status, 200);
+    let run = async |arguments: &[&str]| {
+        let api = format!("--api={}", world.url(""));
+        let (verb, rest) = arguments.split_first().unwrap();
+        let begin = ["headrace", "subscribers", verb, &api];
+        let all: Vec<_> = begin.iter().chain(rest).map(ToString::to_string).collect();
+        tokio::task::spawn_blocking(move || headrace::cli::main_with(all))
+            .await
+            .unwrap()
+    };
+    assert_eq!(run(&["list"]).await, ExitCode::SUCCESS);
+    assert_eq!(
+        run(&["forget", "reports"]).await,
+        ExitCode::FAILURE,
+        "there is none"
+    );
+    assert_eq!(run(&["forget", "reports.v2"]).await, ExitCode::SUCCESS);
+    assert_eq!(world.get("/v1/subscribers").await.1["items"], json!([]));
     world.stop().await;
 }

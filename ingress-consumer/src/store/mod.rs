@@ -10,6 +10,7 @@ pub mod connection;
 pub mod event_log;
 pub mod event_source;
 pub mod ingest;
+pub mod log_days;
 pub mod parked;
 pub mod poll;
 pub mod poll_budget;

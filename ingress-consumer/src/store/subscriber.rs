@@ -48,8 +48,8 @@ pub async fn lock_generation(
     .await
 }
 
-/// Keeps that the subscriber was heard of and how far it has come: in each of the log's shards forward
-/// only, unless `reset`. A shard that `applied` leaves out stays where it is.
+/// Keeps that the subscriber was heard of and how far it has come: forward only, so a shard that
+/// `applied` leaves out stays where it is. With `reset`, what `applied` says is all that it has applied.
 pub async fn keep(
     pg: &mut PgConnection,
     name: &str,
@@ -75,8 +75,7 @@ pub async fn keep(
          ORDER BY head.shard
          ON CONFLICT (name, shard) DO UPDATE
          SET applied = EXCLUDED.applied, updated_at = now()
-         WHERE EXCLUDED.applied > known.applied
-            OR ($4 AND known.shard = ANY($2) AND EXCLUDED.applied < known.applied)",
+         WHERE EXCLUDED.applied > known.applied OR $4",
         name,
         &shards,
         &offsets,
