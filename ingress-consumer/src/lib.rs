@@ -20,6 +20,7 @@ pub mod retention;
 pub mod sources;
 pub mod store;
 pub mod sweep;
+pub mod upkeep;
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -33,14 +34,11 @@ use sqlx::PgPool;
 use acceptance::Acceptance;
 use config::ConsumerConfig;
 use control::WayBack;
-use installation::Installation;
+use installation::{Installation, Moment};
 use retention::Kept;
 use sources::dead_letters::Drain;
 use sources::http::{Committer, Intake, Waiting};
 use sources::queue::PartitionConsumer;
-
-/// How often the event log's partitions are looked after.
-const UPKEEP_EVERY: Duration = Duration::from_mins(10);
 
 /// A service whose tasks run.
 #[derive(Debug, Clone, Copy)]
@@ -60,6 +58,7 @@ pub async fn start(context: Context, config: ConsumerConfig) -> anyhow::Result<S
     let routes = control::routes(pool.clone(), config.ownership.clone())
         .merge(parked)
         .merge(dead_letters)
+        .merge(control::log_routes(pool.clone()))
         .merge(intake.routes());
     let address = http::serve(&context, &config.http.0, routes).await?;
     let worker = context.clone();
@@ -70,7 +69,7 @@ pub async fn start(context: Context, config: ConsumerConfig) -> anyhow::Result<S
         prepared.up();
         let link = consume(&worker, &pool, &config, installation, waiting);
         way_back.get_or_init(|| Publisher::new(link));
-        upkeep(&worker, &pool, &config).await
+        upkeep::run(&worker, &pool, &config).await
     });
     Ok(Started { http: address })
 }
@@ -83,7 +82,7 @@ async fn prepare(
     let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
     loop {
         let days = config.log.partition_days_ahead;
-        match Installation::prepare(pool, &config.ingress, days).await {
+        match Installation::prepare(pool, &config.ingress, days, Moment::Start).await {
             Ok(installation) => return Ok(installation),
             Err(error) if error.is_passing() => {
                 tracing::warn!(
@@ -160,25 +159,4 @@ fn consume(
     let watch = acceptance::status::watch(context.clone(), pool.clone(), partitions, lease);
     context.spawn("lost owners", watch);
     link
-}
-
-/// Makes the event log's partitions well before their days come.
-async fn upkeep(context: &Context, pool: &PgPool, config: &ConsumerConfig) -> anyhow::Result<()> {
-    let mut ticks = tokio::time::interval(UPKEEP_EVERY);
-    while context
-        .stopping()
-        .run_until_cancelled(ticks.tick())
-        .await
-        .is_some()
-    {
-        let days = config.log.partition_days_ahead;
-        if let Err(error) = Installation::prepare(pool, &config.ingress, days).await {
-            // There are days of time left to try again.
-            tracing::warn!(
-                error = %runtime::telemetry::chain(&error),
-                "the event log's next partitions could not be made"
-            );
-        }
-    }
-    Ok(())
 }

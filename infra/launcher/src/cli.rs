@@ -12,7 +12,8 @@ use crate::connection::ConnectionCommand;
 use crate::dead_letters::DeadLettersCommand;
 use crate::ingest::IngestArguments;
 use crate::parked::ParkedCommand;
-use crate::{connection, dead_letters, gateway, ingest, parked, services, up};
+use crate::subscribers::SubscribersCommand;
+use crate::{connection, dead_letters, gateway, ingest, parked, services, subscribers, up};
 
 #[derive(Debug, Parser)]
 #[command(
@@ -42,6 +43,9 @@ enum Command {
     /// List, explain, replay and discard messages that the broker gave up.
     #[command(subcommand)]
     DeadLetters(DeadLettersCommand),
+    /// List who reads the event log, and forget one that does not come back.
+    #[command(subcommand)]
+    Subscribers(SubscribersCommand),
     /// Bring every schema of a database up to date.
     Migrate {
         /// The database.
@@ -135,6 +139,7 @@ pub fn main_with(arguments: impl IntoIterator<Item = impl Into<OsString> + Clone
         Some(Command::Ingest(arguments)) => ingest::main(arguments),
         Some(Command::Parked(command)) => parked::main(command),
         Some(Command::DeadLetters(command)) => dead_letters::main(command),
+        Some(Command::Subscribers(command)) => subscribers::main(command),
         Some(Command::Gateway { arguments }) => gateway::main(arguments),
         Some(Command::Migrate { database_url }) => services::migrate_main(&database_url),
         Some(Command::Service {

@@ -16,4 +16,5 @@ mod ingest;
 mod parked;
 mod screen;
 pub mod services;
+mod subscribers;
 mod up;

@@ -3,6 +3,7 @@
 mod check;
 mod connections;
 mod dead_letters;
+mod log;
 mod parked;
 mod polls;
 mod publishers;
@@ -25,6 +26,7 @@ pub use dead_letters::{
     DeadLetterFilter, DeadLetterItem, DeadLetterOrder, DeadLetterOutcome, Judgement, WayBack,
     routes as dead_letter_routes,
 };
+pub use log::{SubscriberPage, SubscriberShard, SubscriberView, routes as log_routes};
 pub use parked::{ParkedFilter, ParkedOrder, ParkedOutcome, ReplayedItem, routes as parked_routes};
 pub use polls::{FeedDetails, PollDetails, PollPage};
 pub use streams::{StreamDetails, StreamPage};
