@@ -110,9 +110,9 @@ impl From<StoreError> for Problem {
                     detail,
                 )
             }
-            error @ (StoreError::Inconsistent { .. } | StoreError::ClaimLost) => {
-                Self::internal(&error)
-            }
+            error @ (StoreError::Inconsistent { .. }
+            | StoreError::ClaimLost
+            | StoreError::LeaseLost) => Self::internal(&error),
         }
     }
 }

@@ -2,9 +2,11 @@
 //!
 //! Functions take a connection, so that the caller owns the transaction. Whoever writes takes locks
 //! in this order: vehicles (sorted), parked frames, sessions (sorted), verdicts (sorted), polls with
-//! their feeds, ingest keys (sorted), shard heads (sorted). Then no two transactions can wait for each
-//! other.
+//! their feeds, ingest keys (sorted), shard heads (sorted), relays, relay checkpoints (sorted), blocked
+//! events, dead events. Then no two transactions can wait for each other. A redrive goes from the dead to
+//! the blocked, to rows that are not there yet.
 
+pub mod blocked_event;
 pub mod connection;
 pub mod event_log;
 pub mod ingest;
@@ -52,6 +54,10 @@ pub enum StoreError {
     /// What was read under a claim that somebody else has by now has no effect.
     #[error("somebody else has claimed the connection in the meantime")]
     ClaimLost,
+    /// What was to be written under a lease that has ended, and that somebody else may have by now, has
+    /// no effect.
+    #[error("the shard is leased to somebody else")]
+    LeaseLost,
     /// Another replica has done the same request: what it was answered can be looked up.
     #[error("another replica has done the same request in the meantime")]
     Done,
@@ -106,7 +112,11 @@ impl AsSqlError for StoreError {
     fn as_sql_error(&self) -> Option<&sqlx::Error> {
         match self {
             Self::Database(error) | Self::Companion { source: error, .. } => Some(error),
-            Self::Inconsistent { .. } | Self::Conflict | Self::ClaimLost | Self::Done => None,
+            Self::Inconsistent { .. }
+            | Self::Conflict
+            | Self::ClaimLost
+            | Self::LeaseLost
+            | Self::Done => None,
         }
     }
 }
