@@ -9,9 +9,10 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 
 use crate::connection::ConnectionCommand;
+use crate::dead_events::DeadEventsCommand;
 use crate::ingest::IngestArguments;
 use crate::parked::ParkedCommand;
-use crate::{connection, gateway, ingest, parked, services, up};
+use crate::{connection, dead_events, gateway, ingest, parked, services, up};
 
 #[derive(Debug, Parser)]
 #[command(
@@ -38,6 +39,9 @@ enum Command {
     /// List, show, discard and replay frames that could not be read.
     #[command(subcommand)]
     Parked(ParkedCommand),
+    /// List, show and redrive events that the broker refused too often.
+    #[command(subcommand)]
+    DeadEvents(DeadEventsCommand),
     /// Bring every schema of a database up to date.
     Migrate {
         /// The database.
@@ -130,6 +134,7 @@ pub fn main_with(arguments: impl IntoIterator<Item = impl Into<OsString> + Clone
         Some(Command::Connection(command)) => connection::main(command),
         Some(Command::Ingest(arguments)) => ingest::main(arguments),
         Some(Command::Parked(command)) => parked::main(command),
+        Some(Command::DeadEvents(command)) => dead_events::main(command),
         Some(Command::Gateway { arguments }) => gateway::main(arguments),
         Some(Command::Migrate { database_url }) => services::migrate_main(&database_url),
         Some(Command::Service {

@@ -2,9 +2,11 @@
 
 mod check;
 mod connections;
+mod dead_events;
 mod parked;
 mod polls;
 mod publishers;
+mod relays;
 mod streams;
 mod verdicts;
 
@@ -20,6 +22,7 @@ use crate::installation::Installation;
 use crate::store::StoreError;
 
 pub use connections::{ConnectionView, NewConnection};
+pub use dead_events::{RedriveOrder, RedriveOutcome};
 pub use parked::{ParkedFilter, ParkedOrder, ParkedOutcome, ReplayedItem, routes as parked_routes};
 pub use polls::{FeedDetails, PollDetails, PollPage};
 pub use streams::{StreamDetails, StreamPage};
@@ -66,6 +69,8 @@ pub fn routes(pool: PgPool, ownership: OwnershipConfig) -> Router {
             "/internal/v1/publishers/{instance}",
             put(publishers::heartbeat).delete(publishers::leave),
         )
+        .route("/internal/v1/relays", get(relays::list))
+        .merge(dead_events::routes())
         .route("/v1/workspaces/{workspace}/streams", get(streams::list))
         .route(
             "/v1/workspaces/{workspace}/vehicles/{vehicle}/verdicts",

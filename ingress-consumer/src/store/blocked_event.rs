@@ -240,13 +240,19 @@ pub struct Place {
     pub offset: u64,
 }
 
-/// A dead event.
-#[derive(Debug, Clone)]
+/// A dead event, without its data.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Dead {
     /// Where it is in the log.
     pub place: Place,
-    /// The event.
-    pub event: LoggedEvent,
+    /// Its type.
+    pub event_type: String,
+    /// What it is about.
+    pub subject: Option<String>,
+    /// When it was committed.
+    pub logged_at: DateTime<Utc>,
+    /// How many bytes its data have as JSON.
+    pub bytes: u64,
     /// When the broker first refused it, or one that it waited for.
     pub blocked_at: DateTime<Utc>,
     /// When it was given up on.
@@ -257,7 +263,7 @@ pub struct Dead {
     pub reason: String,
 }
 
-/// Dead events of a workspace behind `after`, in the order of the log, at most `limit`; only those at
+/// Dead events of a workspace behind `after`, in the order of the log, at most `limit`; only the one at
 /// `at`, if it is given.
 pub async fn dead(
     pg: &mut PgConnection,
@@ -265,10 +271,10 @@ pub async fn dead(
     at: Option<Place>,
     after: Option<Place>,
     limit: i64,
-) -> Result<Vec<Dead>, StoreError> {
+) -> Result<Vec<Dead>, sqlx::Error> {
     let rows = sqlx::query!(
-        r#"SELECT shard, log_offset, logged_at, workspace, event_type, subject, traceparent,
-                  data::text AS "data!", blocked_at, died_at, attempts, reason
+        r#"SELECT shard, log_offset, logged_at, event_type, subject,
+                  octet_length(data::text) AS "bytes!", blocked_at, died_at, attempts, reason
            FROM core.event_dead
            WHERE workspace = $1
              AND ($2::int IS NULL OR (shard, log_offset) = ($2, $3))
@@ -284,28 +290,43 @@ pub async fn dead(
     )
     .fetch_all(pg)
     .await?;
-    let dead = rows.into_iter().map(|row| {
-        let shard = small(row.shard);
-        let event = EventRow {
-            log_offset: row.log_offset,
-            logged_at: row.logged_at,
-            workspace: row.workspace,
-            event_type: row.event_type,
-            subject: row.subject,
-            traceparent: row.traceparent,
-            data: row.data,
-        };
-        let (offset, event) = event.into_event("core.event_dead", shard)?;
-        Ok(Dead {
-            place: Place { shard, offset },
-            event,
-            blocked_at: row.blocked_at,
-            died_at: row.died_at,
-            attempts: small(row.attempts),
-            reason: row.reason,
-        })
+    let dead = rows.into_iter().map(|row| Dead {
+        place: Place {
+            shard: small(row.shard),
+            offset: unsigned(row.log_offset),
+        },
+        event_type: row.event_type,
+        subject: row.subject,
+        logged_at: row.logged_at,
+        bytes: u64::from(small(row.bytes)),
+        blocked_at: row.blocked_at,
+        died_at: row.died_at,
+        attempts: small(row.attempts),
+        reason: row.reason,
     });
-    dead.collect()
+    Ok(dead.collect())
+}
+
+/// The whole dead event of a workspace at `at`.
+pub async fn dead_event(
+    pg: &mut PgConnection,
+    workspace: &str,
+    at: Place,
+) -> Result<Option<LoggedEvent>, StoreError> {
+    let row = sqlx::query_as!(
+        EventRow,
+        r#"SELECT log_offset, logged_at, workspace, event_type, subject, traceparent,
+                  data::text AS "data!"
+           FROM core.event_dead
+           WHERE workspace = $1 AND shard = $2 AND log_offset = $3"#,
+        workspace,
+        at.shard as i32,
+        at.offset as i64,
+    )
+    .fetch_optional(pg)
+    .await?;
+    row.map(|row| Ok(row.into_event("core.event_dead", at.shard)?.1))
+        .transpose()
 }
 
 /// How many dead events of a workspace there are, those at `places` or all.

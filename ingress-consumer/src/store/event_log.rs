@@ -154,7 +154,8 @@ pub async fn read(
     limit: i64,
     most_bytes: i64,
 ) -> Result<Vec<(u64, LoggedEvent)>, StoreError> {
-    let rows = sqlx::query!(
+    let rows = sqlx::query_as!(
+        EventRow,
         r#"SELECT log_offset, logged_at, workspace, event_type, subject, traceparent,
                 data AS "data!"
          FROM (
@@ -179,19 +180,10 @@ pub async fn read(
     )
     .fetch_all(pg)
     .await?;
-    let events = rows.into_iter().map(|row| {
-        let row = EventRow {
-            log_offset: row.log_offset,
-            logged_at: row.logged_at,
-            workspace: row.workspace,
-            event_type: row.event_type,
-            subject: row.subject,
-            traceparent: row.traceparent,
-            data: row.data,
-        };
-        row.into_event("core.event_log", shard)
-    });
-    events.collect()
+    let events = rows.into_iter();
+    events
+        .map(|row| row.into_event("core.event_log", shard))
+        .collect()
 }
 
 /// An event as a table holds it, its data as text.
