@@ -5,6 +5,7 @@ mod ingest;
 mod log;
 mod parked;
 mod polling;
+mod relay;
 
 use std::time::Duration;
 
@@ -16,6 +17,7 @@ pub use ingest::IngestConfig;
 pub use log::LogConfig;
 pub use parked::ParkedConfig;
 pub use polling::PollingConfig;
+pub use relay::{RelayConfig, RelaySettings};
 
 const DAY: Duration = Duration::from_hours(24);
 const PARTITIONS: u32 = 4;
@@ -226,93 +228,6 @@ impl Config for ConsumerConfig {
                 "acceptance.session_retention",
                 &self.acceptance.session_retention,
                 "write a duration from 1s to 3650days",
-            );
-        }
-    }
-
-    fn database(&self) -> Option<&DatabaseConfig> {
-        Some(&self.database)
-    }
-}
-
-/// Configuration of the service `outbox-relay`.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct RelayConfig {
-    /// The broker.
-    pub amqp: AmqpConfig,
-    /// The database.
-    pub database: DatabaseConfig,
-    /// Probes and metrics.
-    pub http: RelayHttp,
-    /// How the log is read.
-    pub relay: RelaySettings,
-}
-
-/// Where the relay listens.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct RelayHttp(pub HttpConfig);
-
-impl Default for RelayHttp {
-    fn default() -> Self {
-        Self(HttpConfig::local(8082))
-    }
-}
-
-/// How the log is read.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct RelaySettings {
-    /// How many events to read and publish at once.
-    pub batch_events: u32,
-    /// How many of them may share a message.
-    pub message_events: usize,
-    /// How often to look without having been told of new events.
-    #[serde(with = "humantime_serde")]
-    pub poll_every: Duration,
-}
-
-impl Default for RelaySettings {
-    fn default() -> Self {
-        Self {
-            batch_events: 500,
-            message_events: 100,
-            poll_every: Duration::from_secs(1),
-        }
-    }
-}
-
-impl Config for RelayConfig {
-    fn validate(&self, problems: &mut Problems) {
-        self.amqp.validate(problems);
-        self.database.validate(problems);
-        if self.database.max_connections < 2 {
-            problems.add(
-                "database.max_connections",
-                &self.database.max_connections,
-                "write 2 or more: one connection waits for notifications",
-            );
-        }
-        if self.relay.batch_events == 0 {
-            problems.add(
-                "relay.batch_events",
-                &self.relay.batch_events,
-                "write 1 or more",
-            );
-        }
-        if self.relay.message_events == 0 {
-            problems.add(
-                "relay.message_events",
-                &self.relay.message_events,
-                "write 1 or more",
-            );
-        }
-        if !(Duration::from_millis(10)..=DAY).contains(&self.relay.poll_every) {
-            problems.add(
-                "relay.poll_every",
-                &self.relay.poll_every,
-                "write a duration from 10ms to 1day",
             );
         }
     }

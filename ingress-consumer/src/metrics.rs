@@ -68,6 +68,44 @@ static RELAY_LAG: LazyLock<Gauge<u64>> = LazyLock::new(|| {
         "Events in the log that the broker has not confirmed",
     )
 });
+static RELAY_WAITED: LazyLock<Gauge<u64>> = LazyLock::new(|| {
+    gauge(
+        "headrace_relay_lag_seconds",
+        "For how long the first event in the log has waited that the broker has not confirmed",
+    )
+});
+static RELAY_SHARDS: LazyLock<Gauge<u64>> =
+    LazyLock::new(|| gauge("headrace_relay_shards", "Shards that the relay has leased"));
+static RELAY_LEASES: LazyLock<Counter<u64>> = LazyLock::new(|| {
+    counter(
+        "headrace_relay_lease_changes",
+        "Shards that the relay took, gave up or lost",
+    )
+});
+static RELAY_REFUSALS: LazyLock<Counter<u64>> = LazyLock::new(|| {
+    counter(
+        "headrace_relay_refusals",
+        "Messages that the broker did not take, by what it said",
+    )
+});
+static RELAY_BLOCKED: LazyLock<Gauge<u64>> = LazyLock::new(|| {
+    gauge(
+        "headrace_relay_blocked_events",
+        "Events that the broker refused, and those that wait for them",
+    )
+});
+static RELAY_DEAD: LazyLock<Counter<u64>> = LazyLock::new(|| {
+    counter(
+        "headrace_relay_dead_events",
+        "Events that were given up on after the broker had refused them too often",
+    )
+});
+static REDRIVEN: LazyLock<Counter<u64>> = LazyLock::new(|| {
+    counter(
+        "headrace_relay_redriven_events",
+        "Dead events that were handed to the relay once more",
+    )
+});
 
 static POLL_RUNS: LazyLock<Counter<u64>> =
     LazyLock::new(|| counter("headrace_polling_runs", "Runs by how they ended"));
@@ -211,9 +249,38 @@ pub fn relayed(count: u64) {
     RELAYED.add(count, &[]);
 }
 
-/// How far a shard's relay is behind.
-pub fn relay_lag(shard: u32, lag: u64) {
-    RELAY_LAG.record(lag, &[KeyValue::new("shard", i64::from(shard))]);
+/// What is left to do of a shard that the relay has: events in the log, the seconds that the first of
+/// them has waited, and events that are blocked.
+pub fn relay_lag(shard: u32, lag: u64, waited: u64, blocked: u64) {
+    let labels = [KeyValue::new("shard", i64::from(shard))];
+    RELAY_LAG.record(lag, &labels);
+    RELAY_WAITED.record(waited, &labels);
+    RELAY_BLOCKED.record(blocked, &labels);
+}
+
+/// How many shards the relay has.
+pub fn relay_shards(count: usize) {
+    RELAY_SHARDS.record(count as u64, &[]);
+}
+
+/// A shard changed hands.
+pub fn relay_lease(change: &'static str) {
+    RELAY_LEASES.add(1, &[KeyValue::new("change", change)]);
+}
+
+/// The broker did not take a message.
+pub fn relay_refused(answer: &'static str) {
+    RELAY_REFUSALS.add(1, &[KeyValue::new("answer", answer)]);
+}
+
+/// An event was given up on.
+pub fn relay_dead(shard: u32) {
+    RELAY_DEAD.add(1, &[KeyValue::new("shard", i64::from(shard))]);
+}
+
+/// Dead events are handed to the relay once more.
+pub fn redriven(count: u64) {
+    REDRIVEN.add(count, &[]);
 }
 
 static INGEST_REQUESTS: LazyLock<Counter<u64>> = LazyLock::new(|| {

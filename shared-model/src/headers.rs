@@ -22,3 +22,7 @@ pub const FRAMES: &str = "headrace-frames";
 pub const CONFLATED: &str = "headrace-conflated";
 /// W3C Trace Context.
 pub const TRACEPARENT: &str = "traceparent";
+/// The relay that published the events: an id that each of its starts makes anew.
+pub const RELAY: &str = "headrace-relay";
+/// The epoch that the relay has leased the events' shard under.
+pub const RELAY_EPOCH: &str = "headrace-relay-epoch";

@@ -18,6 +18,8 @@ mod parked;
 mod poison;
 mod polled_providers;
 mod polling;
+mod relay;
+mod relay_refusals;
 mod spool;
 mod status;
 mod stops;

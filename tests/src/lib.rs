@@ -4,6 +4,7 @@
 //! its own. The [`model`] is the independent checker: it knows the providers' protocol and the rule
 //! "the newest observation wins", and shares no code with what it checks.
 
+pub mod bus;
 pub mod frames;
 pub mod harness;
 mod log;

@@ -9,11 +9,14 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 
 use crate::connection::ConnectionCommand;
+use crate::dead_events::DeadEventsCommand;
 use crate::dead_letters::DeadLettersCommand;
 use crate::ingest::IngestArguments;
 use crate::parked::ParkedCommand;
 use crate::subscribers::SubscribersCommand;
-use crate::{connection, dead_letters, gateway, ingest, parked, services, subscribers, up};
+use crate::{
+    connection, dead_events, dead_letters, gateway, ingest, parked, services, subscribers, up,
+};
 
 #[derive(Debug, Parser)]
 #[command(
@@ -46,6 +49,9 @@ enum Command {
     /// List who reads the event log, and forget one that does not come back.
     #[command(subcommand)]
     Subscribers(SubscribersCommand),
+    /// List, show and redrive events that the broker refused too often.
+    #[command(subcommand)]
+    DeadEvents(DeadEventsCommand),
     /// Bring every schema of a database up to date.
     Migrate {
         /// The database.
@@ -140,6 +146,7 @@ pub fn main_with(arguments: impl IntoIterator<Item = impl Into<OsString> + Clone
         Some(Command::Parked(command)) => parked::main(command),
         Some(Command::DeadLetters(command)) => dead_letters::main(command),
         Some(Command::Subscribers(command)) => subscribers::main(command),
+        Some(Command::DeadEvents(command)) => dead_events::main(command),
         Some(Command::Gateway { arguments }) => gateway::main(arguments),
         Some(Command::Migrate { database_url }) => services::migrate_main(&database_url),
         Some(Command::Service {

@@ -132,6 +132,14 @@ pub async fn start(context: Context, config: GatewayConfig) -> anyhow::Result<So
             "/v1/provider-ingest",
             upstream("core", core).layer(DefaultBodyLimit::max(LARGEST_INGEST)),
         )
+        .route(
+            "/v1/workspaces/{workspace}/dead-events",
+            upstream("core", core),
+        )
+        .route(
+            "/v1/workspaces/{workspace}/dead-events/{id}",
+            upstream("core", core),
+        )
         .route("/v1/workspaces/{workspace}/parked", upstream("core", core))
         .route("/v1/dead-letters", upstream("core", core))
         .route(

@@ -7,6 +7,7 @@
 pub mod cli;
 mod connection;
 mod counts;
+mod dead_events;
 mod dead_letters;
 mod demo;
 mod env_file;

@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::process::Child;
+use std::process::{Child, Stdio};
 use std::sync::{Mutex as StdMutex, PoisonError};
 use std::time::Duration;
 
@@ -200,6 +200,48 @@ impl RabbitMq {
         let _starting = self.starting.lock().await;
         self.stop().await?;
         self.launch().await
+    }
+
+    /// Evaluates an Erlang expression in the running server: for settings that it reads anew but that
+    /// neither its files nor the management API change while it runs.
+    pub async fn evaluate(&self, expression: &str) -> Result<(), Error> {
+        let launch = match (&self.source, &self.container) {
+            (RabbitMqSource::Installed { server, .. }, _) => Launch {
+                args: ["eval", expression].map(OsString::from).into(),
+                ..self.installed(&server.with_file_name("rabbitmqctl"))
+            },
+            (RabbitMqSource::Container, container) => {
+                let container = container
+                    .as_ref()
+                    .ok_or(Error::NotRunning(Service::RabbitMq))?;
+                let own = container.exec_args().into_iter();
+                let args = own.chain(["rabbitmqctl", "eval", expression]);
+                self.launch_of(
+                    "docker".into(),
+                    args.map(OsString::from).collect(),
+                    Vec::new(),
+                )
+            }
+        };
+        let program = launch.program.clone();
+        let mut command = launch
+            .command(&self.dir.join("evaluate.pid"), &self.log)
+            .map_err(io_error("prepare", &program))?;
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let running = tokio::task::spawn_blocking(move || command.output());
+        let output = running
+            .await
+            .unwrap_or_else(|error| Err(std::io::Error::other(error)))
+            .map_err(io_error("run", &program))?;
+        if output.status.success() {
+            return Ok(());
+        }
+        let text = [output.stdout, output.stderr].concat();
+        Err(Error::Tool {
+            program: program.display().to_string(),
+            status: output.status,
+            output: String::from_utf8_lossy(&text).into_owned(),
+        })
     }
 
     /// Announces that somebody else will end the server.

@@ -2,11 +2,13 @@
 
 mod check;
 mod connections;
+mod dead_events;
 mod dead_letters;
 mod log;
 mod parked;
 mod polls;
 mod publishers;
+mod relays;
 mod streams;
 mod verdicts;
 
@@ -22,6 +24,7 @@ use crate::installation::Installation;
 use crate::store::StoreError;
 
 pub use connections::{ConnectionView, NewConnection};
+pub use dead_events::{RedriveOrder, RedriveOutcome};
 pub use dead_letters::{
     DeadLetterFilter, DeadLetterItem, DeadLetterOrder, DeadLetterOutcome, Judgement, WayBack,
     routes as dead_letter_routes,
@@ -73,6 +76,8 @@ pub fn routes(pool: PgPool, ownership: OwnershipConfig) -> Router {
             "/internal/v1/publishers/{instance}",
             put(publishers::heartbeat).delete(publishers::leave),
         )
+        .route("/internal/v1/relays", get(relays::list))
+        .merge(dead_events::routes())
         .route("/v1/workspaces/{workspace}/streams", get(streams::list))
         .route(
             "/v1/workspaces/{workspace}/vehicles/{vehicle}/verdicts",
@@ -117,9 +122,9 @@ impl From<StoreError> for Problem {
                     detail,
                 )
             }
-            error @ (StoreError::Inconsistent { .. } | StoreError::ClaimLost) => {
-                Self::internal(&error)
-            }
+            error @ (StoreError::Inconsistent { .. }
+            | StoreError::ClaimLost
+            | StoreError::LeaseLost) => Self::internal(&error),
         }
     }
 }

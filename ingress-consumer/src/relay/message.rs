@@ -1,29 +1,57 @@
 //! Packing events into messages. Pure.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use runtime::amqp::Message;
 use shared_model::event::{BATCH_CONTENT_TYPE, CONTENT_TYPE};
 use shared_model::headers;
 use shared_model::topology::EVENTS_EXCHANGE;
 
+use uuid::Uuid;
+
 use crate::store::event_log::LoggedEvent;
 
 /// The bound of a message's body, unless a single event is larger.
 const MOST_BYTES: usize = 256 * 1024;
 
+/// Who publishes, as each message says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sender {
+    /// The relay.
+    pub relay: Uuid,
+    /// The epoch that it has the shard under.
+    pub epoch: u64,
+}
+
+/// A message, and what it carries.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Packed {
+    /// How many events.
+    pub events: usize,
+    /// The offset of the last one.
+    pub last: u64,
+    /// The message.
+    pub message: Message,
+}
+
 /// Messages that carry `events` in their order: neighbours of one type share a message, up to
 /// `most` of them and [`MOST_BYTES`].
-pub fn pack(events: &[(u64, LoggedEvent)], most: usize) -> Result<Vec<Message>, serde_json::Error> {
+pub fn pack(
+    events: &[(u64, LoggedEvent)],
+    most: usize,
+    sender: Sender,
+) -> Result<Vec<Packed>, serde_json::Error> {
     let mut messages = Vec::new();
     let mut open = Packing::default();
     for (offset, event) in events {
         let text = serde_json::to_vec(event)?;
         if !open.takes(event, text.len(), most) {
-            messages.extend(open.close());
+            messages.extend(open.close(sender));
         }
         open.push(*offset, event, text);
     }
-    messages.extend(open.close());
+    messages.extend(open.close(sender));
     Ok(messages)
 }
 
@@ -52,7 +80,7 @@ impl<'a> Packing<'a> {
     }
 
     /// The message, if there is anything in it, and an empty one in its stead.
-    fn close(&mut self) -> Option<Message> {
+    fn close(&mut self, sender: Sender) -> Option<Packed> {
         let Self {
             events, mut texts, ..
         } = std::mem::take(self);
@@ -65,19 +93,26 @@ impl<'a> Packing<'a> {
                 [b"[".as_slice(), &texts.join(&b','), b"]"].concat(),
             )
         };
-        let traceparent = events
+        let mut headers = BTreeMap::from([
+            (headers::RELAY.to_owned(), sender.relay.to_string()),
+            (headers::RELAY_EPOCH.to_owned(), sender.epoch.to_string()),
+        ]);
+        let parents = events
             .iter()
             .find_map(|(_, event)| event.traceparent.clone());
-        Some(Message {
+        headers.extend(parents.map(|parent| (headers::TRACEPARENT.to_owned(), parent)));
+        let message = Message {
             exchange: EVENTS_EXCHANGE,
             routing_key: event.kind.clone(),
             message_id: format!("{}:{first}-{last}", event.shard),
             content_type: content_type.into(),
-            headers: traceparent
-                .map(|parent| (headers::TRACEPARENT.to_owned(), parent))
-                .into_iter()
-                .collect(),
+            headers,
             body: Bytes::from(body),
+        };
+        Some(Packed {
+            events: events.len(),
+            last: *last,
+            message,
         })
     }
 }
@@ -90,6 +125,11 @@ mod tests {
     use shared_model::{CloudEvent, EventType, WorkspaceId, time};
 
     use super::*;
+
+    const SENDER: Sender = Sender {
+        relay: Uuid::from_u128(7),
+        epoch: 3,
+    };
 
     fn logged(offset: u64, kind: EventType) -> (u64, LoggedEvent) {
         of_size(offset, kind, 1)
@@ -120,13 +160,13 @@ mod tests {
             large(4, 900_000),
             large(5, 1),
         ];
-        let messages = pack(&events, 100).unwrap();
+        let messages = pack(&events, 100, SENDER).unwrap();
         let ids: Vec<_> = messages
             .iter()
-            .map(|message| message.message_id.as_str())
+            .map(|packed| packed.message.message_id.as_str())
             .collect();
         assert_eq!(ids, ["2:1-2", "2:3-3", "2:4-4", "2:5-5"]);
-        assert!(pack(&[], 100).unwrap().is_empty());
+        assert!(pack(&[], 100, SENDER).unwrap().is_empty());
     }
 
     #[test]
@@ -136,17 +176,27 @@ mod tests {
             .zip([R, C, C, C, R])
             .map(|(n, kind)| logged(n, kind))
             .collect();
-        let messages = pack(&events, 2).unwrap();
+        let messages = pack(&events, 2, SENDER).unwrap();
         let ids: Vec<_> = messages
             .iter()
-            .map(|message| message.message_id.as_str())
+            .map(|packed| packed.message.message_id.as_str())
             .collect();
         assert_eq!(ids, ["2:1-1", "2:2-3", "2:4-4", "2:5-5"]);
         let read: Vec<_> = messages
             .iter()
+            .map(|packed| &packed.message)
             .flat_map(|message| CloudEvent::decode(&message.content_type, &message.body).unwrap())
             .map(|event| event.unwrap().id)
             .collect();
         assert_eq!(read, ["2:1", "2:2", "2:3", "2:4", "2:5"]);
+        let counts: Vec<_> = messages.iter().map(|p| (p.events, p.last)).collect();
+        assert_eq!(counts, [(1, 1), (2, 3), (1, 4), (1, 5)]);
+        for packed in messages {
+            assert_eq!(
+                packed.message.headers[headers::RELAY],
+                SENDER.relay.to_string()
+            );
+            assert_eq!(packed.message.headers[headers::RELAY_EPOCH], "3");
+        }
     }
 }

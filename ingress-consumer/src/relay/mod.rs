@@ -1,85 +1,110 @@
-//! The outbox relay: the event log to the event bus, a task a shard.
+//! The outbox relay: the event log to the event bus.
 //!
-//! It reads what lies behind the shard's checkpoint, publishes it, and moves the checkpoint once the
-//! broker has confirmed all of it. So an event is published at least once, in the order of its
-//! shard's offsets except where a message had to be sent again, and readers order by version. No
-//! transaction is open while it publishes. While the broker is away it waits, for as long as it
-//! takes; the log is the buffer.
+//! Any number of relays share the shards: each is leased to one of them at a time, under an epoch that
+//! every move of its checkpoint names ([`member`]). A relay reads what lies behind the checkpoint of a
+//! shard, publishes it, many messages at a time, and moves the checkpoint as far as the broker has
+//! confirmed everything ([`stream`]). So an event is published at least once, in the order of its shard's
+//! offsets, and readers order by version. No transaction is open while it publishes. While the broker is
+//! away it waits, for as long as it takes; the log is the buffer.
+//!
+//! An event that the broker itself refuses is found ([`search`]), put aside with the later ones of its
+//! vehicle, and tried again ([`retry`]) until it is given up on.
 
+mod hold;
+mod member;
 mod message;
+mod pace;
+mod retry;
+mod search;
+mod share;
+mod stream;
+mod window;
+mod worker;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use futures_util::future::try_join_all;
-use runtime::amqp::{Link, Publisher};
+use runtime::amqp::Link;
 use runtime::backoff::{Backoff, Stopped};
-use runtime::db::{AsSqlError, Disposition, disposition};
-use runtime::{Context, db, http};
+use runtime::db::{Disposition, disposition};
+use runtime::{Context, clock, db, http};
 use shared_model::topology;
 use sqlx::PgPool;
 use sqlx::postgres::PgListener;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::time::MissedTickBehavior;
+use uuid::Uuid;
 
 use crate::Started;
 use crate::config::{RelayConfig, RelaySettings};
 use crate::metrics;
-use crate::store::relay::Checkpoint;
 use crate::store::{MIGRATIONS, StoreError, event_log, relay};
 
-/// How many bytes of events one batch holds at most, unless a single event is larger.
-const BATCH_MOST_BYTES: i64 = 4 * 1024 * 1024;
+use member::Member;
 
 /// Starts the relay; returns once its tasks run.
 pub async fn start(context: Context, config: RelayConfig) -> anyhow::Result<Started> {
     let address = http::serve(&context, &config.http.0, axum::Router::new()).await?;
     let pool = db::open(&context, &config.database)?;
-    let publisher = Publisher::new(Link::open(&context, &config.amqp, topology::events()));
-    let worker = context.clone();
+    let link = Link::open(&context, &config.amqp, topology::events());
+    let shared = Arc::new(Shared {
+        relay: clock::new_id(),
+        context: context.clone(),
+        pool,
+        link,
+        settings: config.relay,
+        confirmed: AtomicU64::new(0),
+    });
     let prepared = context.readiness().add("schema");
     context.spawn("relay", async move {
-        db::require_schema(&pool, &MIGRATIONS, worker.stopping()).await?;
-        let shards = wait_for_shards(&worker, &pool).await?;
+        let (context, pool) = (&shared.context, &shared.pool);
+        db::require_schema(pool, &MIGRATIONS, context.stopping()).await?;
+        let shards = wait_for_shards(context, pool).await?;
         prepared.up();
-        run(worker, pool, publisher, config.relay, shards).await
+        run(Arc::clone(&shared), shards).await
     });
     Ok(Started { http: address })
 }
 
-async fn run(
+/// What the relay's tasks share.
+#[derive(Debug)]
+struct Shared {
+    /// The relay's id, which no other process has.
+    relay: Uuid,
     context: Context,
     pool: PgPool,
-    publisher: Publisher,
+    link: Link,
     settings: RelaySettings,
-    shards: Vec<Checkpoint>,
-) -> anyhow::Result<()> {
-    let wakers: Arc<Vec<Notify>> = Arc::new(shards.iter().map(|_| Notify::new()).collect());
-    for (index, checkpoint) in shards.into_iter().enumerate() {
-        let shard = Shard {
-            context: context.clone(),
-            pool: pool.clone(),
-            publisher: publisher.clone(),
-            settings: settings.clone(),
-            wakers: Arc::clone(&wakers),
-            index,
-            checkpoint,
-        };
-        context.spawn("relay shard", shard.run());
-    }
-    let measuring = measure(context.clone(), pool.clone(), settings.poll_every);
-    context.spawn("relay lag", measuring);
-    listen(&context, &pool, &wakers).await
+    /// How many messages the broker has confirmed.
+    confirmed: AtomicU64,
+}
+
+async fn run(shared: Arc<Shared>, shards: u32) -> anyhow::Result<()> {
+    let wakers: Arc<Vec<Notify>> = Arc::new((0..shards).map(|_| Notify::new()).collect());
+    let look = Arc::new(Notify::new());
+    let (held, of_held) = watch::channel(BTreeSet::new());
+    let context = shared.context.clone();
+    let member = Member::new(
+        Arc::clone(&shared),
+        Arc::clone(&wakers),
+        Arc::clone(&look),
+        held,
+    );
+    context.spawn("relay shards", member.run());
+    context.spawn("relay lag", measure(Arc::clone(&shared), of_held));
+    listen(&shared, &wakers, &look).await
 }
 
 /// The core makes the shards at its first start, which may come after the relay's.
-async fn wait_for_shards(context: &Context, pool: &PgPool) -> anyhow::Result<Vec<Checkpoint>> {
+async fn wait_for_shards(context: &Context, pool: &PgPool) -> anyhow::Result<u32> {
     let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(2));
     loop {
-        let found = async { relay::checkpoints(&mut *pool.acquire().await?).await };
+        let found = async { relay::count_shards(&mut *pool.acquire().await?).await };
         match found.await {
-            Ok(shards) if !shards.is_empty() => return Ok(shards),
-            Ok(_) => tracing::info!("waiting for the core's first start"),
+            Ok(0) => tracing::info!("waiting for the core's first start"),
+            Ok(shards) => return Ok(shards),
             Err(error) if disposition(&error) == Disposition::Retry => {
                 tracing::warn!(
                     error = %runtime::telemetry::chain(&error),
@@ -92,47 +117,57 @@ async fn wait_for_shards(context: &Context, pool: &PgPool) -> anyhow::Result<Vec
     }
 }
 
-/// Says how far each shard is behind, whatever its relay is doing.
-async fn measure(context: Context, pool: PgPool, every: Duration) -> anyhow::Result<()> {
-    let mut ticks = tokio::time::interval(every.max(Duration::from_secs(1)));
+/// Says how far each shard is behind that this relay has, whatever its task is doing.
+async fn measure(
+    shared: Arc<Shared>,
+    mut held: watch::Receiver<BTreeSet<u32>>,
+) -> anyhow::Result<()> {
+    let stop = shared.context.stopping();
+    let every = shared.settings.poll_every.max(Duration::from_secs(1));
+    let mut ticks = tokio::time::interval(every);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    while context
-        .stopping()
-        .run_until_cancelled(ticks.tick())
-        .await
-        .is_some()
-    {
-        let checkpoints = async { relay::checkpoints(&mut *pool.acquire().await?).await };
-        match checkpoints.await {
-            Ok(checkpoints) => {
-                for Checkpoint {
-                    shard,
-                    relayed,
-                    head,
-                } in checkpoints
-                {
-                    metrics::relay_lag(shard, head.saturating_sub(relayed));
+    let mut told = BTreeSet::new();
+    while stop.run_until_cancelled(ticks.tick()).await.is_some() {
+        let held = held.borrow_and_update().clone();
+        metrics::relay_shards(held.len());
+        // Another relay says how far behind these are.
+        for shard in told.difference(&held) {
+            metrics::relay_lag(*shard, 0, 0, 0);
+        }
+        let progress = async { relay::progress(&mut *shared.pool.acquire().await?).await };
+        match progress.await {
+            Ok(shards) => {
+                for shard in shards.iter().filter(|shard| held.contains(&shard.shard)) {
+                    let lag = shard.head.saturating_sub(shard.relayed);
+                    let waited = Duration::try_from_secs_f64(shard.waited).unwrap_or_default();
+                    metrics::relay_lag(shard.shard, lag, waited.as_secs(), shard.blocked);
                 }
             }
-            // The shards say so themselves.
+            // The shards' tasks say so themselves.
             Err(error) => tracing::debug!(%error, "the lag is not known"),
         }
+        told = held;
     }
     Ok(())
 }
 
-/// Wakes the shards at each notification. A lost listener costs only the time to the next poll.
-async fn listen(context: &Context, pool: &PgPool, wakers: &[Notify]) -> anyhow::Result<()> {
-    let stop = context.stopping();
+/// Wakes whoever a notification is for. A lost listener costs only the time to the next poll.
+async fn listen(shared: &Shared, wakers: &[Notify], look: &Notify) -> anyhow::Result<()> {
+    let stop = shared.context.stopping();
     let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
     loop {
         let listening = async {
-            let mut listener = PgListener::connect_with(pool).await?;
-            listener.listen(event_log::CHANNEL).await?;
+            let mut listener = PgListener::connect_with(&shared.pool).await?;
+            listener
+                .listen_all([event_log::CHANNEL, relay::CHANNEL])
+                .await?;
             backoff.reset();
             loop {
-                listener.recv().await?;
-                wakers.iter().for_each(Notify::notify_one);
+                if listener.recv().await?.channel() == relay::CHANNEL {
+                    look.notify_one();
+                } else {
+                    wakers.iter().for_each(Notify::notify_one);
+                }
             }
         };
         match stop.run_until_cancelled(listening).await {
@@ -150,95 +185,6 @@ async fn listen(context: &Context, pool: &PgPool, wakers: &[Notify]) -> anyhow::
     }
 }
 
-struct Shard {
-    context: Context,
-    pool: PgPool,
-    publisher: Publisher,
-    settings: RelaySettings,
-    wakers: Arc<Vec<Notify>>,
-    index: usize,
-    checkpoint: Checkpoint,
-}
-
-impl Shard {
-    async fn run(mut self) -> anyhow::Result<()> {
-        let stop = self.context.stopping().clone();
-        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
-        while !stop.is_cancelled() {
-            match self.relay_batch().await {
-                Ok(relayed) if relayed > 0 => backoff.reset(),
-                Ok(_) => {
-                    let woken = self.wakers[self.index].notified();
-                    // Either way, the next step is to look.
-                    tokio::select! {
-                        () = woken => {}
-                        () = tokio::time::sleep(self.settings.poll_every) => {}
-                        () = stop.cancelled() => {}
-                    }
-                }
-                Err(RelayError::Store(error))
-                    if error
-                        .as_sql_error()
-                        .is_some_and(|e| disposition(e) == Disposition::Retry) =>
-                {
-                    tracing::warn!(
-                        shard = self.checkpoint.shard,
-                        error = %runtime::telemetry::chain(&error),
-                        "relaying waits for the database"
-                    );
-                    backoff.wait(&stop).await?;
-                }
-                Err(RelayError::Stopped(Stopped)) => return Ok(()),
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Ok(())
-    }
-
-    /// Takes the checkpoint as stored: another relay may have moved it, or a restore set it back.
-    async fn look_again(&mut self) -> Result<(), StoreError> {
-        let mut pg = self.pool.acquire().await?;
-        let stored = relay::checkpoints(&mut pg).await?;
-        if let Some(stored) = stored
-            .into_iter()
-            .find(|c| c.shard == self.checkpoint.shard)
-        {
-            self.checkpoint = stored;
-        }
-        Ok(())
-    }
-
-    /// Relays what lies behind the checkpoint, up to a batch; returns how many events.
-    async fn relay_batch(&mut self) -> Result<usize, RelayError> {
-        let shard = self.checkpoint.shard;
-        let events = {
-            let mut pg = self.pool.acquire().await.map_err(StoreError::from)?;
-            let limit = i64::from(self.settings.batch_events);
-            let after = self.checkpoint.relayed;
-            event_log::read(&mut pg, shard, after, limit, BATCH_MOST_BYTES).await?
-        };
-        let Some((last, _)) = events.last() else {
-            self.look_again().await?;
-            return Ok(0);
-        };
-        let (count, last) = (events.len(), *last);
-        let messages = message::pack(&events, self.settings.message_events)?;
-        // Asked to stop while the broker is away, nothing is at stake: the log has it all.
-        let stop = self.context.stopping();
-        let publishing = messages
-            .iter()
-            .map(|message| self.publisher.publish_until_confirmed(message, stop));
-        try_join_all(publishing).await?;
-        let mut pg = self.pool.acquire().await.map_err(StoreError::from)?;
-        relay::advance(&mut pg, shard, last)
-            .await
-            .map_err(StoreError::from)?;
-        self.checkpoint.relayed = last;
-        metrics::relayed(count as u64);
-        Ok(count)
-    }
-}
-
 #[derive(Debug, thiserror::Error)]
 enum RelayError {
     #[error(transparent)]
@@ -247,4 +193,10 @@ enum RelayError {
     Stopped(#[from] Stopped),
     #[error("an event cannot be written as JSON")]
     Json(#[from] serde_json::Error),
+}
+
+impl From<sqlx::Error> for RelayError {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Store(error.into())
+    }
 }

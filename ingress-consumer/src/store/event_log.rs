@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 
+use chrono::{DateTime, Utc};
 use serde_json::value::RawValue;
 use shared_model::event::{Fact, LogPosition};
 use shared_model::{CloudEvent, EventType, WorkspaceId};
@@ -208,7 +209,8 @@ pub async fn read(
     limit: i64,
     most_bytes: i64,
 ) -> Result<Vec<(u64, LoggedEvent)>, StoreError> {
-    let rows = sqlx::query!(
+    let rows = sqlx::query_as!(
+        EventRow,
         r#"SELECT log_offset, logged_at, workspace, event_type, subject, traceparent,
                 data AS "data!"
          FROM (
@@ -233,28 +235,48 @@ pub async fn read(
     )
     .fetch_all(pg)
     .await?;
-    rows.into_iter()
-        .map(|row| {
-            let broken = |column, error: String| {
-                let id = format!("{shard}:{}", row.log_offset);
-                StoreError::inconsistent("core.event_log", column, id, error)
-            };
-            let kind = EventType::from_name(&row.event_type)
-                .ok_or_else(|| broken("event_type", row.event_type.clone()))?;
-            let workspace = WorkspaceId::new(row.workspace.as_str())
-                .map_err(|error| broken("workspace", error.to_string()))?;
-            let data = RawValue::from_string(row.data)
-                .map_err(|error| broken("data", error.to_string()))?;
-            let offset = unsigned(row.log_offset);
-            let at = LogPosition {
-                shard,
-                offset,
-                logged_at: row.logged_at,
-            };
-            Ok((
-                offset,
-                CloudEvent::new(&at, kind, workspace, row.subject, row.traceparent, data),
-            ))
-        })
+    let events = rows.into_iter();
+    events
+        .map(|row| row.into_event("core.event_log", shard))
         .collect()
+}
+
+/// An event as a table holds it, its data as text.
+#[derive(Debug)]
+pub(super) struct EventRow {
+    pub log_offset: i64,
+    pub logged_at: DateTime<Utc>,
+    pub workspace: String,
+    pub event_type: String,
+    pub subject: Option<String>,
+    pub traceparent: Option<String>,
+    pub data: String,
+}
+
+impl EventRow {
+    /// The offset and the event of this row of `table`.
+    pub(super) fn into_event(
+        self,
+        table: &'static str,
+        shard: u32,
+    ) -> Result<(u64, LoggedEvent), StoreError> {
+        let broken = |column, error: String| {
+            let id = format!("{shard}:{}", self.log_offset);
+            StoreError::inconsistent(table, column, id, error)
+        };
+        let kind = EventType::from_name(&self.event_type)
+            .ok_or_else(|| broken("event_type", self.event_type.clone()))?;
+        let workspace = WorkspaceId::new(self.workspace.as_str())
+            .map_err(|error| broken("workspace", error.to_string()))?;
+        let data =
+            RawValue::from_string(self.data).map_err(|error| broken("data", error.to_string()))?;
+        let offset = unsigned(self.log_offset);
+        let at = LogPosition {
+            shard,
+            offset,
+            logged_at: self.logged_at,
+        };
+        let event = CloudEvent::new(&at, kind, workspace, self.subject, self.traceparent, data);
+        Ok((offset, event))
+    }
 }

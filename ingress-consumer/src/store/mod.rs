@@ -1,11 +1,15 @@
 //! All SQL of the core: one file per family of tables.
 //!
 //! Functions take a connection, so that the caller owns the transaction. Whoever writes takes locks
-//! in this order: vehicles (sorted), parked frames, sessions (sorted), session archives, verdicts
-//! (sorted), polls with their feeds, ingest keys (sorted), event sources, shard heads (sorted), the event
-//! log itself. Then no two transactions can wait for each other. Subscribers are written by
-//! transactions that write nothing else.
+//! in this order: vehicles (sorted), parked frames, dead letters (sorted), sessions (sorted), session
+//! sources (sorted), session archives, verdicts (sorted), polls with their feeds, ingest keys (sorted),
+//! event sources, shard heads (sorted), the event log itself, relays, relay checkpoints (sorted), blocked
+//! events, dead events. Then no two transactions can wait for each other. Subscribers are written by
+//! transactions that write nothing else. A redrive goes from the dead to the blocked, to rows that are not
+//! there yet. Dead letters are kept in the order in which they died, by transactions that write nothing
+//! else.
 
+pub mod blocked_event;
 pub mod connection;
 pub mod dead_letter;
 pub mod event_log;
@@ -57,6 +61,10 @@ pub enum StoreError {
     /// What was read under a claim that somebody else has by now has no effect.
     #[error("somebody else has claimed the connection in the meantime")]
     ClaimLost,
+    /// What was to be written under a lease that has ended, and that somebody else may have by now, has
+    /// no effect.
+    #[error("the shard is leased to somebody else")]
+    LeaseLost,
     /// Another replica has done the same request: what it was answered can be looked up.
     #[error("another replica has done the same request in the meantime")]
     Done,
@@ -111,7 +119,11 @@ impl AsSqlError for StoreError {
     fn as_sql_error(&self) -> Option<&sqlx::Error> {
         match self {
             Self::Database(error) | Self::Companion { source: error, .. } => Some(error),
-            Self::Inconsistent { .. } | Self::Conflict | Self::ClaimLost | Self::Done => None,
+            Self::Inconsistent { .. }
+            | Self::Conflict
+            | Self::ClaimLost
+            | Self::LeaseLost
+            | Self::Done => None,
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Cores as processes of their own, which can be killed and frozen.
+//! Cores and relays as processes of their own, which can be killed and frozen.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -8,7 +8,7 @@ use tokio::process::Child;
 
 use super::{World, process};
 
-/// A core that runs as a process. It is killed when it is dropped.
+/// A core or a relay that runs as a process. It is killed when it is dropped.
 #[derive(Debug)]
 pub struct CoreProcess {
     child: Child,
@@ -16,7 +16,7 @@ pub struct CoreProcess {
 }
 
 impl CoreProcess {
-    /// Starts `program`, a core, in `world`, with further settings as environment variables.
+    /// Starts `program`, a core or a relay, in `world`, with further settings as environment variables.
     ///
     /// # Panics
     /// If it cannot be started.
@@ -39,6 +39,15 @@ impl CoreProcess {
         format!("http://{}", self.address)
     }
 
+    /// Its resident memory, in bytes.
+    ///
+    /// # Panics
+    /// If it has ended.
+    #[must_use]
+    pub fn resident_bytes(&self) -> u64 {
+        process::resident_bytes(&self.child)
+    }
+
     /// Sends it `signal`.
     ///
     /// # Panics
@@ -49,7 +58,7 @@ impl CoreProcess {
             .id()
             .and_then(|id| Pid::from_raw(id.cast_signed()));
         let pid = pid.expect("a process that runs has an id");
-        kill_process(pid, signal).expect("the core runs");
+        kill_process(pid, signal).expect("it runs");
     }
 
     /// Ends it as `kill -9` does, and waits until it is gone.
@@ -58,7 +67,7 @@ impl CoreProcess {
     /// If it had ended by itself.
     pub async fn kill(mut self) {
         let ended = self.child.try_wait().expect("its end can be asked for");
-        assert_eq!(ended, None, "the core had ended by itself");
+        assert_eq!(ended, None, "it had ended by itself");
         self.child.kill().await.expect("it can be killed");
     }
 }

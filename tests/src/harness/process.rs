@@ -37,3 +37,15 @@ pub fn start<'a>(
     let child = command.spawn().expect("the service starts");
     (child, address)
 }
+
+/// The resident memory of `child`, in bytes.
+///
+/// # Panics
+/// If it has ended.
+pub fn resident_bytes(child: &Child) -> u64 {
+    let pid = child.id().expect("a process that runs has an id");
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+    kib.expect("a process has memory") * 1024
+}

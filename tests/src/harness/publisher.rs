@@ -78,13 +78,6 @@ impl PublisherProcess {
     /// If it has ended.
     #[must_use]
     pub fn resident_bytes(&self) -> u64 {
-        let path = format!("/proc/{}/status", self.pid.as_raw_nonzero());
-        let status = std::fs::read_to_string(path).expect("the publisher runs");
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        let kilobytes = line.and_then(|line| line.trim().strip_suffix(" kB"));
-        kilobytes
-            .and_then(|kb| kb.parse::<u64>().ok())
-            .expect("a size in kB")
-            * 1024
+        process::resident_bytes(&self.child)
     }
 }

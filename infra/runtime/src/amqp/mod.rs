@@ -8,11 +8,13 @@
 //! once it is confirmed and routed, and as consumed only once it is acknowledged.
 
 mod consumer;
+mod lane;
 mod link;
 mod metrics;
 mod publisher;
 mod topology;
 
 pub use consumer::{Batch, Consumer, Death, Delivery, SessionLost};
+pub use lane::{Answer, Lane, Pending};
 pub use link::{Link, LinkState, Session};
 pub use publisher::{Message, Outcome, Publisher};

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::types::{AMQPValue, FieldTable};
-use lapin::{BasicProperties, Channel, Confirmation};
+use lapin::{BasicProperties, Channel, Confirmation, PublisherConfirm};
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
@@ -144,19 +144,7 @@ impl Publisher {
     async fn attempt(&self, session: &Arc<Session>, message: &Message) -> Outcome {
         let confirmation = async {
             let channel = self.channel(session).await?;
-            let promise = channel
-                .basic_publish(
-                    message.exchange.into(),
-                    message.routing_key.as_str().into(),
-                    BasicPublishOptions {
-                        mandatory: true,
-                        ..Default::default()
-                    },
-                    &message.body,
-                    properties(message),
-                )
-                .await?;
-            promise.await
+            hand_over(&channel, message).await?.await
         };
         tokio::pin!(confirmation);
         loop {
@@ -194,13 +182,39 @@ impl Publisher {
         {
             return Ok(channel.clone());
         }
-        let channel = session.channel().await?;
-        channel
-            .confirm_select(ConfirmSelectOptions::default())
-            .await?;
+        let channel = confirming(session).await?;
         *held = Some((Arc::clone(session), channel.clone()));
         Ok(channel)
     }
+}
+
+/// A new channel of `session` that confirms what is published on it.
+pub(super) async fn confirming(session: &Session) -> Result<Channel, lapin::Error> {
+    let channel = session.channel().await?;
+    channel
+        .confirm_select(ConfirmSelectOptions::default())
+        .await?;
+    Ok(channel)
+}
+
+/// Sends `message`; what becomes of it comes with the confirm.
+pub(super) async fn hand_over(
+    channel: &Channel,
+    message: &Message,
+) -> Result<PublisherConfirm, lapin::Error> {
+    let options = BasicPublishOptions {
+        mandatory: true,
+        ..Default::default()
+    };
+    channel
+        .basic_publish(
+            message.exchange.into(),
+            message.routing_key.as_str().into(),
+            options,
+            &message.body,
+            properties(message),
+        )
+        .await
 }
 
 fn unroutable(session: &Session, message: &Message) {
