@@ -65,3 +65,65 @@ CREATE INDEX session_source_of_connection ON core.session_source (connection, se
 -- Whether anything that the publisher has read is neither confirmed by the broker nor lost: it is in its
 -- window or in its spool.
 ALTER TABLE core.publisher ADD COLUMN holding boolean NOT NULL DEFAULT false;
+
+-- How many numbers there are.
+CREATE FUNCTION core.size(numbers int8multirange) RETURNS bigint
+LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+    SELECT coalesce(sum(upper(part) - lower(part)), 0)::bigint FROM unnest(numbers) AS part
+$$;
+
+-- What became of the numbers of each session and partition. Each number is in one column; together they
+-- are all from 1 to the last one that is known to have been given.
+CREATE VIEW core.numbering AS
+WITH dead AS (
+    SELECT session, frame_partition AS partition, workspace, connection, range_agg(numbers) AS numbers
+    FROM core.dead_letter
+    WHERE workspace IS NOT NULL AND session IS NOT NULL AND frame_partition IS NOT NULL
+      -- One that was put back a moment ago is on its way.
+      AND (replayed_at IS NULL OR replayed_at > now() - interval '1 minute')
+    GROUP BY session, frame_partition, workspace, connection
+), stray AS (
+    -- Parked, but in nobody's account: such numbers are not seen.
+    SELECT session, frame_partition AS partition,
+           range_agg(int8range(frame_number, frame_number + 1)) AS numbers
+    FROM core.parked_frame
+    WHERE workspace IS NULL AND session IS NOT NULL AND frame_partition IS NOT NULL
+      AND frame_number IS NOT NULL
+    GROUP BY session, frame_partition
+), known AS (
+    SELECT session, partition,
+           coalesce(arrived.workspace, source.workspace, dead.workspace) AS workspace,
+           coalesce(arrived.connection, source.connection, dead.connection) AS connection,
+           coalesce(arrived.seen, '{}') AS seen,
+           coalesce(arrived.conflated, '{}') AS conflated,
+           coalesce(dead.numbers, '{}') AS dead,
+           coalesce(source.given_up, '{}') AS given_up,
+           coalesce(stray.numbers, '{}') AS stray,
+           coalesce(source.sent, 0) AS said,
+           source.sent_at, source.mark, source.mark_at, source.due, source.instance,
+           arrived.last_at,
+           -- Of a session that is only counted any more, dead letters say nothing of the other numbers.
+           (arrived.session IS NOT NULL OR source.instance <> '') IS TRUE AS is_known
+    FROM core.session AS arrived
+    FULL JOIN core.session_source AS source USING (session, partition)
+    FULL JOIN dead USING (session, partition)
+    LEFT JOIN stray USING (session, partition)
+), total AS (
+    SELECT *, seen + conflated + dead + given_up + stray AS covered
+    FROM known
+), counted AS (
+    SELECT *,
+           CASE WHEN is_known THEN GREATEST(said, coalesce(upper(covered) - 1, 0))
+                ELSE core.size(covered) END AS sent
+    FROM total
+)
+SELECT session, partition, workspace, connection, sent,
+       seen,
+       conflated - seen AS conflated,
+       dead - seen - conflated AS dead,
+       given_up - seen - conflated - dead AS given_up,
+       stray - seen - conflated - dead - given_up AS stray,
+       CASE WHEN is_known THEN int8multirange(int8range(1, sent + 1)) - covered
+            ELSE '{}' END AS missing,
+       sent_at, mark, mark_at, due, instance, last_at
+FROM counted;

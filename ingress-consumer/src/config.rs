@@ -5,6 +5,7 @@ mod ingest;
 mod log;
 mod parked;
 mod polling;
+mod reconcile;
 mod relay;
 
 use std::time::Duration;
@@ -17,6 +18,7 @@ pub use ingest::IngestConfig;
 pub use log::LogConfig;
 pub use parked::ParkedConfig;
 pub use polling::PollingConfig;
+pub use reconcile::ReconcileConfig;
 pub use relay::{RelayConfig, RelaySettings};
 
 const DAY: Duration = Duration::from_hours(24);
@@ -51,6 +53,8 @@ pub struct ConsumerConfig {
     pub parked: ParkedConfig,
     /// How long and how much is kept of what the broker gave up.
     pub dead_letters: DeadLettersConfig,
+    /// How it is judged whether everything adds up.
+    pub reconcile: ReconcileConfig,
 }
 
 /// Where the core listens.
@@ -202,6 +206,7 @@ impl Config for ConsumerConfig {
         self.ingest.validate(problems);
         self.parked.validate(problems);
         self.dead_letters.validate(problems);
+        self.reconcile.validate(problems);
         if !(Duration::from_millis(100)..=DAY).contains(&self.acceptance.sweep_after) {
             problems.add(
                 "acceptance.sweep_after",

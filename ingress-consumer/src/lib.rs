@@ -15,6 +15,7 @@ pub mod installation;
 pub mod interpret;
 mod metrics;
 pub mod placement;
+pub mod reconcile;
 pub mod relay;
 pub mod retention;
 pub mod sources;
@@ -35,6 +36,7 @@ use acceptance::Acceptance;
 use config::ConsumerConfig;
 use control::WayBack;
 use installation::{Installation, Moment};
+use reconcile::watch::{self, Queues};
 use retention::Kept;
 use sources::dead_letters::Drain;
 use sources::http::{Committer, Intake, Waiting};
@@ -55,9 +57,13 @@ pub async fn start(context: Context, config: ConsumerConfig) -> anyhow::Result<S
     let way_back = WayBack::default();
     let dead_letters =
         control::dead_letter_routes(pool.clone(), config.acceptance.clone(), way_back.clone());
-    let routes = control::routes(pool.clone(), config.ownership.clone())
+    let queues = Queues::default();
+    let patience = config.reconcile.late_after;
+    let reconcile = control::reconcile_routes(pool.clone(), queues.clone(), patience);
+    let routes = control::routes(pool.clone(), config.ownership.clone(), patience)
         .merge(parked)
         .merge(dead_letters)
+        .merge(reconcile)
         .merge(control::log_routes(pool.clone()))
         .merge(intake.routes());
     let address = http::serve(&context, &config.http.0, routes).await?;
@@ -68,7 +74,10 @@ pub async fn start(context: Context, config: ConsumerConfig) -> anyhow::Result<S
         let installation = prepare(&worker, &pool, &config).await?;
         prepared.up();
         let link = consume(&worker, &pool, &config, installation, waiting);
-        way_back.get_or_init(|| Publisher::new(link));
+        way_back.get_or_init(|| Publisher::new(link.clone()));
+        queues.get_or_init(|| link);
+        let watch = watch::run(worker.clone(), pool.clone(), queues, config.reconcile);
+        worker.spawn("reconcile", watch);
         upkeep::run(&worker, &pool, &config).await
     });
     Ok(Started { http: address })

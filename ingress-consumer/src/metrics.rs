@@ -12,6 +12,7 @@ use shared_model::ConnectionId;
 
 use crate::acceptance::Tally;
 use crate::acceptance::verdict::FrameReport;
+use crate::reconcile::{Report, ShardReport};
 
 static METER: LazyLock<Meter> = LazyLock::new(|| global::meter("headrace"));
 
@@ -398,6 +399,38 @@ pub fn dead_letter_replayed() {
 /// Dead letters are kept no longer.
 pub fn dead_letters_removed(cause: &'static str, count: u64) {
     DEAD_LETTERS_REMOVED.add(count, &[KeyValue::new("cause", cause)]);
+}
+
+static MISSING: LazyLock<Gauge<u64>> = LazyLock::new(|| {
+    gauge(
+        "headrace_reconcile_missing",
+        "Frames and events that do not add up and do not come by themselves",
+    )
+});
+static LATE: LazyLock<Gauge<u64>> = LazyLock::new(|| {
+    gauge(
+        "headrace_reconcile_late",
+        "Frames that have not arrived, and events that were not published or applied, but may yet be",
+    )
+});
+
+/// It was looked whether everything adds up.
+pub fn reconciled(report: &Report) {
+    let missing = [
+        ("frames", report.frames(|connection| connection.missing)),
+        ("events", report.missing_events()),
+    ];
+    for (of, count) in missing {
+        MISSING.record(count, &[KeyValue::new("of", of)]);
+    }
+    let late = [
+        ("frames", report.frames(|connection| connection.late)),
+        ("published", report.events(ShardReport::unpublished)),
+        ("applied", report.unapplied()),
+    ];
+    for (of, count) in late {
+        LATE.record(count, &[KeyValue::new("of", of)]);
+    }
 }
 
 static LOG_PARTITIONS: LazyLock<Gauge<u64>> = LazyLock::new(|| {

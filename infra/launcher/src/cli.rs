@@ -13,9 +13,11 @@ use crate::dead_events::DeadEventsCommand;
 use crate::dead_letters::DeadLettersCommand;
 use crate::ingest::IngestArguments;
 use crate::parked::ParkedCommand;
+use crate::reconcile::ReconcileArguments;
 use crate::subscribers::SubscribersCommand;
 use crate::{
-    connection, dead_events, dead_letters, gateway, ingest, parked, services, subscribers, up,
+    connection, dead_events, dead_letters, gateway, ingest, parked, reconcile, services,
+    subscribers, up,
 };
 
 #[derive(Debug, Parser)]
@@ -52,6 +54,9 @@ enum Command {
     /// List, show and redrive events that the broker refused too often.
     #[command(subcommand)]
     DeadEvents(DeadEventsCommand),
+    /// Prove that everything adds up: exit code 0 if it does, 1 if something is missing, 3 if something
+    /// is late.
+    Reconcile(ReconcileArguments),
     /// Bring every schema of a database up to date.
     Migrate {
         /// The database.
@@ -147,6 +152,7 @@ pub fn main_with(arguments: impl IntoIterator<Item = impl Into<OsString> + Clone
         Some(Command::DeadLetters(command)) => dead_letters::main(command),
         Some(Command::Subscribers(command)) => subscribers::main(command),
         Some(Command::DeadEvents(command)) => dead_events::main(command),
+        Some(Command::Reconcile(arguments)) => reconcile::main(arguments),
         Some(Command::Gateway { arguments }) => gateway::main(arguments),
         Some(Command::Migrate { database_url }) => services::migrate_main(&database_url),
         Some(Command::Service {

@@ -142,6 +142,7 @@ pub async fn start(context: Context, config: GatewayConfig) -> anyhow::Result<So
         )
         .route("/v1/workspaces/{workspace}/parked", upstream("core", core))
         .route("/v1/dead-letters", upstream("core", core))
+        .route("/v1/reconcile", upstream("core", core))
         .route(
             // An id, or `discard` or `replay`.
             "/v1/dead-letters/{id}",

@@ -15,6 +15,7 @@ pub mod gateway;
 mod hosting;
 mod ingest;
 mod parked;
+mod reconcile;
 mod screen;
 pub mod services;
 mod subscribers;

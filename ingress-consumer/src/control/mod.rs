@@ -8,9 +8,12 @@ mod log;
 mod parked;
 mod polls;
 mod publishers;
+mod reconcile;
 mod relays;
 mod streams;
 mod verdicts;
+
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
@@ -32,6 +35,7 @@ pub use dead_letters::{
 pub use log::{SubscriberPage, SubscriberShard, SubscriberView, routes as log_routes};
 pub use parked::{ParkedFilter, ParkedOrder, ParkedOutcome, ReplayedItem, routes as parked_routes};
 pub use polls::{FeedDetails, PollDetails, PollPage};
+pub use reconcile::routes as reconcile_routes;
 pub use streams::{StreamDetails, StreamPage};
 
 /// Some ten thousand streams of which each has something to tell.
@@ -42,10 +46,12 @@ const LARGEST_BODY: usize = 16 * 1024 * 1024;
 pub struct Control {
     pool: PgPool,
     ownership: OwnershipConfig,
+    /// For how long a frame may be on its way before it is missing.
+    patience: Duration,
 }
 
 /// The control API's routes.
-pub fn routes(pool: PgPool, ownership: OwnershipConfig) -> Router {
+pub fn routes(pool: PgPool, ownership: OwnershipConfig, patience: Duration) -> Router {
     Router::new()
         .route(
             "/v1/workspaces/{workspace}/connections",
@@ -85,7 +91,11 @@ pub fn routes(pool: PgPool, ownership: OwnershipConfig) -> Router {
         )
         // A heartbeat tells of as many streams as a publisher has.
         .layer(DefaultBodyLimit::max(LARGEST_BODY))
-        .with_state(Control { pool, ownership })
+        .with_state(Control {
+            pool,
+            ownership,
+            patience,
+        })
 }
 
 /// What was fixed at the first start, which must be over before anything can be connected.

@@ -22,7 +22,7 @@ use super::{Control, installation};
 use crate::config::OwnershipConfig;
 use crate::metrics;
 use crate::placement::{Policy, Step, place};
-use crate::store::{StoreError, status, stream};
+use crate::store::{StoreError, session_source, status, stream};
 
 /// How soon to ask again while a stream is on its way from one publisher to another.
 const WHILE_MOVING: Duration = Duration::from_millis(500);
@@ -60,6 +60,16 @@ pub async fn heartbeat(
         );
         Problem::new(StatusCode::CONFLICT, "publisher-superseded", detail)
     })?;
+    let (instance, sessions) = (&instance, &heartbeat.sessions);
+    if !sessions.is_empty() {
+        let age = control.patience;
+        // By itself: it needs nothing of what heartbeats wait for one another for.
+        db::in_tx(&control.pool, "session_sources", |mut tx| async move {
+            session_source::tell(&mut tx, instance, sessions, age).await?;
+            Ok::<_, StoreError>((tx, ()))
+        })
+        .await?;
+    }
     for (change, count) in answer.changes {
         if count > 0 {
             tracing::info!(

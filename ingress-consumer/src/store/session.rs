@@ -159,14 +159,20 @@ pub async fn archive(
                ORDER BY s.session, s.partition
                FOR UPDATE OF s SKIP LOCKED
            ),
+           -- What its source says of it goes with it.
            removed AS (
                DELETE FROM core.session AS s
                USING old
                WHERE s.session = old.session AND s.partition = old.partition
-               RETURNING s.connection, s.workspace,
+               RETURNING s.session, s.partition, s.connection, s.workspace,
                          (SELECT sum(upper(r) - lower(r)) FROM unnest(s.seen) AS r) AS seen,
                          (SELECT sum(upper(r) - lower(r)) FROM unnest(s.conflated) AS r) AS conflated,
                          upper(s.seen + s.conflated) - 1 AS numbered
+           ),
+           sources AS (
+               DELETE FROM core.session_source AS source
+               USING removed
+               WHERE source.session = removed.session AND source.partition = removed.partition
            ),
            kept AS (
                INSERT INTO core.session_archive AS known

@@ -53,8 +53,8 @@ pub async fn beat(
         }
     }
     let epoch = sqlx::query_scalar!(
-        "INSERT INTO core.publisher AS known (instance, incarnation, capacity, draining, lease_until)
-         VALUES ($1, $2, $3, $4, now() + make_interval(secs => $5))
+        "INSERT INTO core.publisher AS known (instance, incarnation, capacity, draining, lease_until, holding)
+         VALUES ($1, $2, $3, $4, now() + make_interval(secs => $5), $6)
          ON CONFLICT (instance) DO UPDATE
          SET incarnation = EXCLUDED.incarnation,
              superseded = CASE WHEN known.incarnation = EXCLUDED.incarnation
@@ -65,6 +65,7 @@ pub async fn beat(
                                THEN known.started_at ELSE now() END,
              capacity = EXCLUDED.capacity,
              draining = EXCLUDED.draining,
+             holding = EXCLUDED.holding,
              seen_at = now(),
              lease_until = EXCLUDED.lease_until
          RETURNING epoch",
@@ -73,6 +74,7 @@ pub async fn beat(
         i32::try_from(heartbeat.capacity).unwrap_or(i32::MAX),
         heartbeat.draining,
         lease.as_secs_f64(),
+        heartbeat.holding,
     )
     .fetch_one(&mut *pg)
     .await?;

@@ -15,7 +15,7 @@ use uuid::Uuid;
 use crate::config::ConsumerConfig;
 use crate::installation::{Installation, Moment};
 use crate::metrics;
-use crate::store::{StoreError, log_days, session};
+use crate::store::{StoreError, log_days, session, session_source};
 use plan::{Holder, days_ahead, overdue, plan};
 
 /// How many rows of sessions are looked at each time.
@@ -112,6 +112,17 @@ impl Upkeep<'_> {
         })
         .await?;
         metrics::archived(archived.rows);
+        let forgotten = db::in_tx(self.pool, "forget_sources", |mut tx| async move {
+            let rows = session_source::forget(&mut tx, before, SESSIONS_AT_ONCE).await?;
+            Ok::<_, StoreError>((tx, rows))
+        })
+        .await?;
+        if forgotten > 0 {
+            tracing::info!(
+                rows = forgotten,
+                "sessions of which no frame ever came are not remembered any longer"
+            );
+        }
         // Behind the last one it begins from the front.
         self.sessions = archived.last.unwrap_or(SessionId(Uuid::nil()));
         Ok(())

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
+use lapin::options::QueueDeclareOptions;
 use lapin::protocol::AMQPErrorKind;
+use lapin::types::FieldTable;
 use lapin::{Channel, Connection, ConnectionProperties, ErrorKind, Event};
 use shared_model::topology::Topology;
 use tokio::sync::watch;
@@ -144,6 +146,34 @@ impl Link {
 
     pub(super) fn service(&self) -> &'static str {
         self.service
+    }
+
+    /// How many messages wait in `queues` for a consumer; none if the broker does not say.
+    pub async fn waiting(&self, queues: &[String]) -> Option<u64> {
+        let session = self.current()?;
+        let look = QueueDeclareOptions {
+            passive: true,
+            ..Default::default()
+        };
+        let looking = async {
+            let channel = session.channel().await?;
+            let mut waiting = 0;
+            for queue in queues {
+                let name = queue.as_str().into();
+                let found = channel.queue_declare(name, look, FieldTable::default());
+                waiting += u64::from(found.await?.message_count());
+            }
+            channel.close(GOODBYE, "looked".into()).await?;
+            Ok(waiting)
+        };
+        match tokio::time::timeout(CLOSE_LIMIT, answer(looking)).await {
+            Ok(Ok(waiting)) => Some(waiting),
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "the broker does not say what waits");
+                None
+            }
+            Err(_) => None,
+        }
     }
 
     /// The current session, or the next one once the broker is there.

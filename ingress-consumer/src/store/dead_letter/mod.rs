@@ -6,7 +6,7 @@
 mod list;
 mod upkeep;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use chrono::{DateTime, Utc};
 use rangemap::RangeInclusiveSet;
@@ -71,12 +71,13 @@ pub async fn keep(
     letters: &[DeadLetter],
     now: DateTime<Utc>,
 ) -> Result<u64, StoreError> {
-    // Rows are locked in this order; of the same message twice, the last counts.
-    let letters: BTreeMap<_, _> = letters
+    let mut known = HashSet::new();
+    // In the order in which they died, so that ids say which is older. A deadlock with somebody who has
+    // the same letters in hand is tried again.
+    let letters: Vec<_> = letters
         .iter()
-        .map(|letter| (letter.identity.as_str(), letter))
+        .filter(|letter| known.insert(letter.identity.as_str()))
         .collect();
-    let letters: Vec<_> = letters.into_values().collect();
     let text = |of: fn(&DeadLetter) -> &str| -> Vec<String> {
         letters
             .iter()
@@ -104,15 +105,15 @@ pub async fn keep(
                 new.numbers::int8multirange, new.frames
          FROM UNNEST($1::text[], $2::text[], $3::text[], $4::text[], $5::jsonb[], $6::bytea[],
                      $7::text[], $8::text[], $9::timestamptz[], $10::text[], $11::uuid[], $12::text[],
-                     $13::uuid[], $14::int[], $15::text[], $16::bigint[])
+                     $13::uuid[], $14::int[], $15::text[], $16::bigint[]) WITH ORDINALITY
               AS new (identity, routing_key, message_id, content_type, headers, body, reason, queue,
                       died_at, workspace, connection, provider, session, frame_partition, numbers,
-                      frames)
+                      frames, place)
          -- An envelope's own word puts nothing into a workspace.
          LEFT JOIN core.connection AS c
                 ON c.connection = new.connection AND c.workspace = new.workspace
                AND c.provider = new.provider
-         ORDER BY new.identity
+         ORDER BY new.place
          ON CONFLICT (identity) DO UPDATE
          SET reason = EXCLUDED.reason,
              queue = EXCLUDED.queue,

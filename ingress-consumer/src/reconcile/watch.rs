@@ -1,0 +1,89 @@
+//! Looking whether everything adds up, when somebody asks and now and then.
+
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use chrono::TimeDelta;
+use runtime::amqp::Link;
+use runtime::telemetry::chain;
+use runtime::{Context, db};
+use shared_model::topology;
+use sqlx::PgPool;
+
+use super::{Ledger, Report, reconcile};
+use crate::config::ReconcileConfig;
+use crate::installation::Installation;
+use crate::metrics;
+use crate::store::{StoreError, ledger, session_source};
+
+/// The way to the ingress queues, once the service has one.
+pub type Queues = Arc<OnceLock<Link>>;
+
+/// Adds up what concerns `workspace`, or everything.
+pub async fn look(
+    pool: &PgPool,
+    queues: &Queues,
+    workspace: Option<&str>,
+    patience: Duration,
+) -> Result<Report, StoreError> {
+    // The queues first: what leaves them meanwhile is in the tables, or was sent a moment ago.
+    let queued = queued(pool, queues).await?;
+    let (ledger, at) = db::in_tx(pool, "reconcile", |mut tx| async move {
+        let at = ledger::begin(&mut tx).await?;
+        let read = Ledger {
+            accounts: ledger::accounts(&mut tx, workspace).await?,
+            gaps: ledger::gaps(&mut tx, workspace).await?,
+            shards: match workspace {
+                Some(_) => Vec::new(),
+                None => ledger::shards(&mut tx).await?,
+            },
+            holding: session_source::holding(&mut tx).await?,
+            queued,
+        };
+        Ok::<_, StoreError>((tx, (read, at)))
+    })
+    .await?;
+    let patience = TimeDelta::from_std(patience).unwrap_or(TimeDelta::MAX);
+    Ok(reconcile(&ledger, at, patience))
+}
+
+async fn queued(pool: &PgPool, queues: &Queues) -> Result<Option<u64>, StoreError> {
+    let installation = Installation::read(&mut *pool.acquire().await?).await?;
+    let (Some(link), Some(installation)) = (queues.get(), installation) else {
+        return Ok(None);
+    };
+    let names = (0..installation.partitions).map(topology::ingress_queue);
+    Ok(link.waiting(&names.collect::<Vec<_>>()).await)
+}
+
+/// Shows in the metrics whether everything adds up, until the service is asked to stop.
+pub async fn run(
+    context: Context,
+    pool: PgPool,
+    queues: Queues,
+    config: ReconcileConfig,
+) -> anyhow::Result<()> {
+    let mut ticks = tokio::time::interval(config.every);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let stop = context.stopping();
+    let mut missing = false;
+    while stop.run_until_cancelled(ticks.tick()).await.is_some() {
+        let looking = look(&pool, &queues, None, config.late_after);
+        match stop.run_until_cancelled(looking).await {
+            None => break,
+            Some(Ok(report)) => {
+                metrics::reconciled(&report);
+                let before = std::mem::replace(&mut missing, report.is_missing());
+                if missing && !before {
+                    tracing::error!("{}", report.summary);
+                } else if before && !missing {
+                    tracing::info!("{}", report.summary);
+                }
+            }
+            Some(Err(error)) => {
+                tracing::warn!(error = %chain(&error), "what adds up is looked at the next time");
+            }
+        }
+    }
+    Ok(())
+}
