@@ -35,6 +35,12 @@ static OBSERVATIONS: LazyLock<Counter<u64>> = LazyLock::new(|| {
 });
 static FRAMES: LazyLock<Counter<u64>> =
     LazyLock::new(|| counter("headrace_acceptance_frames", "Frames by what they were"));
+static REPEATED: LazyLock<Counter<u64>> = LazyLock::new(|| {
+    counter(
+        "headrace_acceptance_repeated_frames",
+        "Frames that had been seen before",
+    )
+});
 static PARKED: LazyLock<Counter<u64>> = LazyLock::new(|| {
     counter(
         "headrace_acceptance_parked_frames",
@@ -213,6 +219,9 @@ pub fn accepted(tally: &Tally) {
     }
     for ((provider, connection, reason), count) in &tally.parked {
         parked(provider.as_str(), Some(*connection), reason, *count);
+    }
+    for (provider, count) in &tally.repeated {
+        REPEATED.add(*count, &[KeyValue::new("provider", provider.to_string())]);
     }
     for (kind, count) in &tally.events {
         appended(kind, *count);

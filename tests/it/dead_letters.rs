@@ -20,7 +20,7 @@ fn envelope(connection: ConnectionId, soc: i32) -> Envelope {
 }
 
 /// Publishes a message to where the broker puts dead letters.
-async fn bury(world: &World, envelope: &Envelope, body: Option<&[u8]>) {
+pub async fn bury(world: &World, envelope: &Envelope, body: Option<&[u8]>) {
     let mut headers = envelope.encode_headers();
     headers.insert(
         "x-first-death-reason".to_owned(),
@@ -48,7 +48,7 @@ async fn listed(world: &World, query: &str) -> Vec<Value> {
     page["items"].as_array().unwrap().clone()
 }
 
-async fn letters(world: &World, count: usize) -> Vec<Value> {
+pub async fn letters(world: &World, count: usize) -> Vec<Value> {
     let ask = || listed(world, "");
     eventually(SOON, "dead letters are kept", ask, |found| {
         found.len() == count
@@ -56,7 +56,7 @@ async fn letters(world: &World, count: usize) -> Vec<Value> {
     .await
 }
 
-async fn order(world: &World, verb: &str, order: &Value) -> Value {
+pub async fn order(world: &World, verb: &str, order: &Value) -> Value {
     let url = world.url(&format!("/v1/dead-letters/{verb}"));
     let answer = world.http.post(url).json(order).send().await.unwrap();
     assert_eq!(answer.status(), 200, "{:?}", answer.text().await);

@@ -18,6 +18,7 @@ mod parked;
 mod poison;
 mod polled_providers;
 mod polling;
+mod reconcile;
 mod relay;
 mod relay_refusals;
 mod spool;

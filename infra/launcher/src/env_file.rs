@@ -40,8 +40,14 @@ impl EnvFile {
 
     /// Sets `key`, in the file too if it is there.
     pub fn set(&self, key: impl Into<String>, value: impl ToString) {
+        self.change(|lines| {
+            lines.insert(key.into(), value.to_string());
+        });
+    }
+
+    fn change(&self, change: impl FnOnce(&mut BTreeMap<String, String>)) {
         let mut values = self.values.lock().unwrap_or_else(PoisonError::into_inner);
-        values.lines.insert(key.into(), value.to_string());
+        change(&mut values.lines);
         if values.written
             && let Err(error) = self.replace(&values)
         {
@@ -51,10 +57,14 @@ impl EnvFile {
 
     /// Sets the process id of `name`, such as `ingress-publisher`.
     pub fn set_pid(&self, name: &str, pid: u32) {
-        self.set(
-            format!("PID_{}", name.replace('-', "_").to_uppercase()),
-            pid,
-        );
+        self.set(pid_key(name), pid);
+    }
+
+    /// Removes the process id of `name`: while it is down, its old id may become anybody's.
+    pub fn remove_pid(&self, name: &str) {
+        self.change(|lines| {
+            lines.remove(&pid_key(name));
+        });
     }
 
     /// Writes the file: from now on it is there and kept up to date.
@@ -89,6 +99,10 @@ impl EnvFile {
             tracing::debug!(path = %self.path.display(), %error, "there was no env file to remove");
         }
     }
+}
+
+fn pid_key(name: &str) -> String {
+    format!("PID_{}", name.replace('-', "_").to_uppercase())
 }
 
 /// The value of `key` in the env file of the system that runs on `data`, if one does.

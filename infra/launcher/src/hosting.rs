@@ -20,6 +20,10 @@ use crate::services::{Service, Setting};
 
 /// How long a process may take to stop: what a service takes at most, and some.
 const STOP_LIMIT: Duration = Duration::from_secs(45);
+/// The bounds of the wait before a process that has ended is started again. Each wait is drawn from zero to
+/// its bound, and the bound doubles.
+const SOONEST: Duration = Duration::from_secs(1);
+const LATEST: Duration = Duration::from_secs(15);
 /// A process that ran this long starts over with the shortest wait.
 const SETTLED: Duration = Duration::from_mins(1);
 
@@ -67,7 +71,10 @@ impl Host {
             };
             let child = process.spawn()?;
             let stop = CancellationToken::new();
-            let supervisor = process.supervise(child, stop.clone(), Arc::clone(&self.env_file));
+            let (until, env_file) = (stop.clone(), Arc::clone(&self.env_file));
+            let supervisor = async move {
+                supervise(service.name(), || process.spawn(), child, until, env_file).await
+            };
             let place = Place::Process {
                 stop,
                 supervisor: tokio::spawn(supervisor),
@@ -176,39 +183,55 @@ impl Process {
             _lifeline: lifeline,
         })
     }
+}
 
-    /// Keeps the process running until it is asked to stop, then stops it.
-    async fn supervise(
-        self,
-        mut running: Running,
-        stop: CancellationToken,
-        env_file: Arc<EnvFile>,
-    ) -> anyhow::Result<()> {
-        let name = self.service.name();
-        let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(15));
-        loop {
-            if let Some(pid) = running.child.id() {
-                env_file.set_pid(name, pid);
-            }
-            let started = std::time::Instant::now();
-            match stop.run_until_cancelled(running.child.wait()).await {
-                None => return terminate(name, running.child).await,
-                Some(status) => tracing::error!(service = name, ?status, "a service ended"),
-            }
-            if started.elapsed() > SETTLED {
-                backoff.reset();
-            }
-            running = loop {
-                if backoff.wait(&stop).await.is_err() {
-                    return Ok(());
-                }
-                match self.spawn() {
-                    Ok(running) => break running,
-                    Err(error) => tracing::error!(service = name, "{error:#}"),
-                }
-            };
-            tracing::info!(service = name, "started again");
+/// Keeps the process called `name` running until it is asked to stop, then stops it. While it is down it
+/// has no entry in the env file.
+async fn supervise(
+    name: &str,
+    spawn: impl Fn() -> anyhow::Result<Running>,
+    mut running: Running,
+    stop: CancellationToken,
+    env_file: Arc<EnvFile>,
+) -> anyhow::Result<()> {
+    let mut backoff = Backoff::new(SOONEST, LATEST);
+    loop {
+        if let Some(pid) = running.child.id() {
+            env_file.set_pid(name, pid);
         }
+        let started = std::time::Instant::now();
+        match stop.run_until_cancelled(running.child.wait()).await {
+            None => return terminate(name, running.child).await,
+            Some(status) => {
+                env_file.remove_pid(name);
+                tracing::error!(service = name, ?status, "a service ended");
+                println!("{name} ended by itself ({})", words(&status));
+            }
+        }
+        if started.elapsed() > SETTLED {
+            backoff.reset();
+        }
+        running = loop {
+            if backoff.wait(&stop).await.is_err() {
+                return Ok(());
+            }
+            match spawn() {
+                Ok(running) => break running,
+                Err(error) => tracing::error!(service = name, "{error:#}"),
+            }
+        };
+        let pid = running.child.id();
+        tracing::info!(service = name, pid, "started again");
+        if let Some(pid) = pid {
+            println!("{name} is started again as process {pid}");
+        }
+    }
+}
+
+fn words(status: &std::io::Result<std::process::ExitStatus>) -> String {
+    match status {
+        Ok(status) => status.to_string(),
+        Err(error) => error.to_string(),
     }
 }
 
@@ -228,5 +251,108 @@ async fn terminate(name: &str, mut child: Child) -> anyhow::Result<()> {
                 .with_context(|| format!("{name} cannot be killed"))?;
             bail!("{name} did not stop within {STOP_LIMIT:?} and was killed")
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::Instant;
+
+    use super::*;
+    use crate::env_file;
+
+    /// A child that runs `script`.
+    fn child(script: &str) -> anyhow::Result<Running> {
+        let mut child = Command::new("sh")
+            .args(["-c", script])
+            .stdin(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()?;
+        let lifeline = child.stdin.take();
+        Ok(Running {
+            child,
+            _lifeline: lifeline,
+        })
+    }
+
+    /// Waits until `state` is `wanted`.
+    async fn eventually(state: impl Fn() -> bool, wanted: &str) {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while !state() {
+            assert!(Instant::now() < deadline, "still not so: {wanted}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    fn env_file(data: &Path) -> Arc<EnvFile> {
+        let env_file = Arc::new(EnvFile::new(data).unwrap());
+        env_file.publish().unwrap();
+        env_file
+    }
+
+    fn pid(data: &Path) -> Option<String> {
+        env_file::read(data, "PID_SOME_SERVICE")
+    }
+
+    #[tokio::test]
+    async fn a_process_that_dies_at_once_is_not_started_in_a_loop_and_has_no_entry_meanwhile() {
+        let data = tempfile::tempdir().unwrap();
+        let stop = CancellationToken::new();
+        let started = Arc::new(AtomicUsize::new(0));
+        let counter = Arc::clone(&started);
+        let dying = move || {
+            counter.fetch_add(1, Ordering::Relaxed);
+            child("exit 7")
+        };
+        let (until, env_file) = (stop.clone(), env_file(data.path()));
+        let supervisor = tokio::spawn(async move {
+            supervise(
+                "some-service",
+                dying,
+                child("exit 7").unwrap(),
+                until,
+                env_file,
+            )
+            .await
+        });
+        let starts = || started.load(Ordering::Relaxed);
+        let begun = Instant::now();
+        eventually(|| starts() == 3, "it was started three times").await;
+        eventually(|| pid(data.path()).is_none(), "the dead one has no entry").await;
+        // The third wait is drawn from four seconds, and many would fit without one.
+        assert!(
+            starts() < 10,
+            "{} starts in {:?}",
+            starts(),
+            begun.elapsed()
+        );
+        stop.cancel();
+        let limit = Duration::from_secs(5);
+        let ended = tokio::time::timeout(limit, supervisor).await;
+        ended
+            .expect("a stop does not wait for the next start")
+            .unwrap()
+            .unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_process_that_is_killed_is_another_one_soon_and_the_last_one_is_stopped() {
+        let data = tempfile::tempdir().unwrap();
+        let stop = CancellationToken::new();
+        // It ends well when it is asked to.
+        let living = || child("trap 'exit 0' TERM; while :; do sleep 0.05; done");
+        let (until, env_file) = (stop.clone(), env_file(data.path()));
+        let supervisor = tokio::spawn(async move {
+            supervise("some-service", living, living().unwrap(), until, env_file).await
+        });
+        eventually(|| pid(data.path()).is_some(), "it has an entry").await;
+        let first = pid(data.path()).unwrap();
+        let raw = Pid::from_raw(first.parse().unwrap()).unwrap();
+        kill_process(raw, Signal::KILL).unwrap();
+        let is_another = || pid(data.path()).is_some_and(|pid| pid != first);
+        eventually(is_another, "another one has the entry").await;
+        stop.cancel();
+        supervisor.await.unwrap().unwrap();
     }
 }

@@ -14,6 +14,8 @@ use crate::connection::{ApiArguments, expect};
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 /// How long an answer may take: the gateway's patience, and some.
 const PATIENCE: Duration = Duration::from_secs(40);
+/// How long to wait for what is late, unless somebody says so.
+const USUAL_WAIT: Duration = Duration::from_secs(10);
 /// What is late is no failure yet. 2 stands for wrong arguments.
 const LATE: u8 = 3;
 
@@ -28,7 +30,8 @@ pub struct ReconcileArguments {
     /// Write the report as one line of JSON, and the summary to standard error.
     #[arg(long)]
     json: bool,
-    /// Ask again for so long, such as 30s, until everything adds up.
+    /// Ask again for so long, such as 30s, until everything adds up [default: 10s while something is only
+    /// late].
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     wait: Option<Duration>,
 }
@@ -54,14 +57,16 @@ async fn run(arguments: ReconcileArguments) -> anyhow::Result<Verdict> {
     let client = Client::builder().timeout(PATIENCE).build()?;
     let url = format!("{}/v1/reconcile", arguments.api.base()?);
     let workspace = arguments.workspace.map(|name| ("workspace", name));
-    let deadline = Instant::now() + arguments.wait.unwrap_or_default();
+    let started = Instant::now();
     let report = loop {
         let request = client.get(&url).query(workspace.as_slice());
         let report: Report = expect(request.send().await?).await?.json().await?;
-        if report.verdict == Verdict::Ok || Instant::now() >= deadline {
+        let patience = patience(arguments.wait, report.verdict);
+        let left = patience.saturating_sub(started.elapsed());
+        if left.is_zero() {
             break report;
         }
-        tokio::time::sleep(ASK_AGAIN.min(deadline - Instant::now())).await;
+        tokio::time::sleep(ASK_AGAIN.min(left)).await;
     };
     if arguments.json {
         println!("{}", serde_json::to_string(&report)?);
@@ -70,6 +75,17 @@ async fn run(arguments: ReconcileArguments) -> anyhow::Result<Verdict> {
         print!("{}", written(&report));
     }
     Ok(report.verdict)
+}
+
+/// For how long to ask again in all: while a system works, something is on its way at most times.
+fn patience(asked: Option<Duration>, verdict: Verdict) -> Duration {
+    match (verdict, asked) {
+        (Verdict::Ok, _) => Duration::ZERO,
+        (_, Some(asked)) => asked,
+        (Verdict::Late, None) => USUAL_WAIT,
+        // It does not come by itself.
+        (Verdict::Missing, None) => Duration::ZERO,
+    }
 }
 
 /// The report as a person reads it; its last line is the summary.
@@ -208,6 +224,19 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn what_is_late_is_waited_for_and_what_is_missing_only_if_asked() {
+        let minute = Some(Duration::from_mins(1));
+        assert_eq!(patience(minute, Verdict::Ok), Duration::ZERO);
+        assert_eq!(patience(None, Verdict::Late), USUAL_WAIT);
+        assert_eq!(
+            patience(Some(Duration::ZERO), Verdict::Late),
+            Duration::ZERO
+        );
+        assert_eq!(patience(None, Verdict::Missing), Duration::ZERO);
+        assert_eq!(patience(minute, Verdict::Missing), Duration::from_mins(1));
+    }
 
     #[test]
     fn the_last_line_is_the_summary_and_what_is_short_is_named() {

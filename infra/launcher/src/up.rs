@@ -167,15 +167,18 @@ impl Servers {
 }
 
 fn note(env_file: &EnvFile, event: Event) {
+    let name = |service| match service {
+        private_services::Service::PostgreSql => "postgres",
+        private_services::Service::RabbitMq => "rabbitmq",
+    };
     match event {
-        Event::Crashed { service, status } => println!("{service} ended by itself ({status:?})"),
+        Event::Crashed { service, status } => {
+            env_file.remove_pid(name(service));
+            println!("{service} ended by itself ({status:?})");
+        }
         Event::Restarted { service, pid } => {
+            env_file.set_pid(name(service), pid);
             println!("{service} is back as process {pid}");
-            let name = match service {
-                private_services::Service::PostgreSql => "postgres",
-                private_services::Service::RabbitMq => "rabbitmq",
-            };
-            env_file.set_pid(name, pid);
         }
     }
 }

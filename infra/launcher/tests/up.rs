@@ -211,6 +211,14 @@ fn up_shows_moving_vehicles_and_resumes_on_the_same_data() {
         assert!(screen.contains(part), "{part:?} is not in {screen}");
     }
 
+    let reconciled = headrace(&["reconcile", "--wait", "1m"], data.path())
+        .output()
+        .unwrap();
+    let said = text(&reconciled);
+    assert!(reconciled.status.success(), "{said}");
+    let last = said.lines().last().unwrap_or_default();
+    assert!(last.starts_with("reconcile: ok: "), "{said}");
+
     let second = headrace(&["services"], data.path()).output().unwrap();
     assert!(!second.status.success());
     assert!(
@@ -312,7 +320,7 @@ fn services_may_run_as_processes_which_come_back_when_they_die() {
         |after| {
             ["INGRESS_CONSUMER", "POSTGRES", "RABBITMQ"]
                 .iter()
-                .all(|name| after[*name] != before[*name] && is_alive(after[*name]))
+                .all(|name| is_another(after, &before, name))
         },
     );
     let known = || {
@@ -327,6 +335,94 @@ fn services_may_run_as_processes_which_come_back_when_they_die() {
     });
     assert!(running.stop(Signal::TERM).success());
     assert!(!after.values().any(|pid| is_alive(*pid)), "{after:?}");
+}
+
+/// Whether `name` has come back: as another process, which lives.
+fn is_another(after: &BTreeMap<String, Pid>, before: &BTreeMap<String, Pid>, name: &str) -> bool {
+    after
+        .get(name)
+        .is_some_and(|pid| *pid != before[name] && is_alive(*pid))
+}
+
+#[test]
+fn each_process_that_is_killed_comes_back_and_the_data_flow_on() {
+    let data = directory();
+    let arguments = [
+        "up",
+        "--processes",
+        "--vehicles",
+        "3",
+        "--rate",
+        "2",
+        "--listen",
+        "127.0.0.1:0",
+    ];
+    let running = Running::start(&arguments, data.path());
+    let env = running.env();
+    let workspace = format!("{}/v1/workspaces/{}", env["API_URL"], env["WORKSPACE"]);
+    let odometers = || -> Vec<f64> {
+        let page = get(&format!("{workspace}/vehicles"));
+        let items = page["items"].as_array().cloned().unwrap_or_default();
+        items
+            .iter()
+            .filter(|item| item["signals"]["odometer"]["provider"] == "viriciti")
+            .filter_map(|item| item["signals"]["odometer"]["value"].as_f64())
+            .collect()
+    };
+    eventually("the vehicles have odometers", odometers, |found| {
+        found.len() == 3
+    });
+    let known = || get(&format!("{workspace}/health"))["fresh"].as_u64();
+    for name in [
+        "INGRESS_CONSUMER",
+        "OUTBOX_RELAY",
+        "SNAPSHOT_PROJECTION",
+        "HEALTH_PROJECTION",
+        "INGRESS_PUBLISHER",
+    ] {
+        let before = pids(&running.env());
+        kill_process(before[name], Signal::KILL).unwrap();
+        // At no time does the file name a process that is long dead.
+        let listed = || pids(&running.env()).get(name).copied();
+        let is_true = |listed: &Option<Pid>| *listed != Some(before[name]);
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while !is_true(&listed()) {
+            assert!(
+                Instant::now() < deadline,
+                "{name}: the dead one is listed still"
+            );
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let after = eventually(
+            name,
+            || pids(&running.env()),
+            |after| is_another(after, &before, name),
+        );
+        let others = before.iter().filter(|(other, _)| *other != name);
+        for (other, pid) in others {
+            assert_eq!(
+                after.get(other),
+                Some(pid),
+                "{other} has nothing to do with {name}"
+            );
+        }
+        // Under the address that the others know it by.
+        let core = || get(&format!("{}/readyz", env["CORE_URL"]))["status"].clone();
+        eventually("the core is ready", core, |status| status == "ready");
+        let reached = eventually("there are odometers", odometers, |found| found.len() == 3);
+        eventually(name, odometers, |found| {
+            found.len() == 3 && *found != reached
+        });
+        eventually("health answers", known, |fresh| {
+            fresh.is_some_and(|fresh| fresh > 0)
+        });
+    }
+    let processes = pids(&running.env());
+    assert!(running.stop(Signal::TERM).success());
+    assert!(
+        !processes.values().any(|pid| is_alive(*pid)),
+        "{processes:?}"
+    );
 }
 
 #[test]

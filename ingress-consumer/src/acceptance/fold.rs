@@ -51,6 +51,8 @@ pub struct Tally {
     pub frames: BTreeMap<(Provider, &'static str), u64>,
     /// Parked frames by provider, connection and reason.
     pub parked: BTreeMap<(Provider, ConnectionId, &'static str), u64>,
+    /// Frames that had been seen before, by provider.
+    pub repeated: BTreeMap<Provider, u64>,
     /// Events by type.
     pub events: BTreeMap<&'static str, u64>,
 }
@@ -78,6 +80,7 @@ impl Tally {
         merge(&mut self.observations, other.observations);
         merge(&mut self.frames, other.frames);
         merge(&mut self.parked, other.parked);
+        merge(&mut self.repeated, other.repeated);
         merge(&mut self.events, other.events);
     }
 }
@@ -163,6 +166,10 @@ impl Work<'_> {
         for (index, frame) in self.frames.iter().enumerate() {
             let id = (numbering(&frame.received), frame.received.frame.number);
             let repeated = self.repeated.contains(&id) || !in_batch.insert(id);
+            if repeated {
+                let provider = frame.received.attributes.provider.clone();
+                *effect.tally.repeated.entry(provider).or_default() += 1;
+            }
             match self.readable(frame) {
                 Err(unreadable) => effect.park(frame, unreadable, self.repeated.contains(&id)),
                 Ok(observations) => {
