@@ -17,16 +17,7 @@ const SOON: Duration = Duration::from_mins(1);
 
 /// A world with the core, and nobody behind it.
 async fn core_only() -> World {
-    World::with(Options {
-        without: vec![
-            Service::OutboxRelay,
-            Service::SnapshotProjection,
-            Service::HealthProjection,
-            Service::IngressPublisher,
-        ],
-        ..Options::default()
-    })
-    .await
+    World::with(Options::core_only()).await
 }
 
 /// The core's answer: status and JSON.
@@ -38,12 +29,6 @@ async fn ask(base: &str, method: Method, path: &str, body: Option<Value>) -> (u1
     let answer = request.send().await.expect("the core answers");
     let status = answer.status().as_u16();
     (status, answer.json().await.unwrap_or_default())
-}
-
-async fn state(world: &World) -> LogState {
-    let (status, state) = ask(&world.core_url(), Method::GET, "/internal/v1/log", None).await;
-    assert_eq!(status, 200, "{state}");
-    serde_json::from_value(state).unwrap()
 }
 
 /// The events of a shard behind an offset.
@@ -60,7 +45,7 @@ async fn events(world: &World, shard: u32, query: &str) -> Vec<CloudEvent> {
 
 async fn whole_log(world: &World) -> Vec<CloudEvent> {
     let mut all = Vec::new();
-    for shard in state(world).await.shards {
+    for shard in world.log_state().await.shards {
         all.extend(events(world, shard.shard, "").await);
     }
     all
@@ -88,7 +73,7 @@ async fn fleet(world: &World, vehicles: usize) -> ConnectionId {
 async fn the_log_is_read_in_order_from_any_offset() {
     let world = core_only().await;
     fleet(&world, 30).await;
-    let log = state(&world).await;
+    let log = world.log_state().await;
     let heads: u64 = log.shards.iter().map(|shard| shard.head).sum();
     assert_eq!(heads, 60, "each vehicle became known and changed");
     for shard in &log.shards {
@@ -206,7 +191,7 @@ async fn subscribers_say_how_far_they_are_and_are_listed_and_forgotten() {
     let world = core_only().await;
     fleet(&world, 20).await;
     let core = world.core_url();
-    let log = state(&world).await;
+    let log = world.log_state().await;
     let shard = log.shards.iter().max_by_key(|shard| shard.head).unwrap();
     let put = async |query: &str, applied: Value| {
         let path = format!("/internal/v1/subscribers/snapshot{query}");

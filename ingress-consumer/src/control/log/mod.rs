@@ -12,7 +12,7 @@ use runtime::http::Problem;
 use shared_model::log::{LogState, ShardState};
 use sqlx::PgPool;
 
-use super::LARGEST_BODY;
+use super::{LARGEST_BODY, starting};
 use crate::store::event_log::{self, Head};
 
 pub use subscribers::{SubscriberPage, SubscriberShard, SubscriberView};
@@ -46,9 +46,20 @@ pub fn routes(pool: PgPool) -> Router {
 }
 
 async fn show(State(api): State<LogApi>) -> Result<axum::Json<LogState>, Problem> {
-    let heads = event_log::heads(&mut *api.pool.acquire().await?).await?;
+    let heads = api.heads().await?;
     let shards = heads.iter().map(shard_state).collect();
     Ok(axum::Json(LogState { shards }))
+}
+
+impl LogApi {
+    /// Where the shards stand, once the core has made them.
+    async fn heads(&self) -> Result<Vec<Head>, Problem> {
+        let heads = event_log::heads(&mut *self.pool.acquire().await?).await?;
+        if heads.is_empty() {
+            return Err(starting());
+        }
+        Ok(heads)
+    }
 }
 
 /// What others are told of a shard.

@@ -82,6 +82,7 @@ pub async fn progress(
     Json(Progress { applied }): Json<Progress>,
 ) -> Result<axum::Json<LogState>, Problem> {
     check_name(&name)?;
+    api.heads().await?;
     let (name, applied) = (name.as_str(), &applied);
     let state = db::in_tx(&api.pool, "subscriber_progress", |mut tx| async move {
         let known = subscriber::lock_generation(&mut tx, name).await?;
