@@ -113,6 +113,45 @@ async fn the_log_is_read_in_order_from_any_offset() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_long_log_is_read_in_pages_that_follow_each_other() {
+    let world = World::with(Options::core_only()).await;
+    world.ready(Service::IngressConsumer).await;
+    // Some are larger than a page by themselves, so that pages end by count, by size and at once.
+    sqlx::query(
+        "WITH head AS (UPDATE core.shard_head SET last_offset = 9000 WHERE shard = 1)
+         INSERT INTO core.event_log (shard, log_offset, workspace, event_type, data)
+         SELECT 1, n, 'w', 'vehicles.seen',
+                jsonb_build_object('vehicles', '[]'::jsonb,
+                    'fill', repeat('x', CASE WHEN n % 4000 = 0 THEN 3000000 ELSE n % 700 END))
+         FROM generate_series(1, 9000) AS n",
+    )
+    .execute(&world.pool)
+    .await
+    .unwrap();
+    for (query, expected) in [
+        ("", 1..=9000_u64),
+        ("?after=3999", 4000..=9000),
+        ("?after=100&limit=8000", 101..=8100),
+    ] {
+        let read = events(&world, 1, query).await;
+        let offsets = read
+            .iter()
+            .map(|event| event.sequence.parse::<u64>().unwrap());
+        assert!(offsets.eq(expected), "{query}");
+    }
+    // What goes while it is read cuts the answer off; it does not look like an end.
+    let url = format!("{}/internal/v1/log/1", world.core_url());
+    sqlx::query("DELETE FROM core.event_log WHERE log_offset = 8500")
+        .execute(&world.pool)
+        .await
+        .unwrap();
+    let answer = world.http.get(url).send().await.unwrap();
+    assert_eq!(answer.status(), 200);
+    assert!(answer.text().await.is_err(), "it is cut off");
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_state_says_what_the_log_would() {
     let world = core_only().await;
     fleet(&world, 25).await;
