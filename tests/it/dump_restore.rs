@@ -236,6 +236,11 @@ async fn after_an_older_dump_nobody_reads_on_as_if_nothing_had_been() {
             "{name} began anew"
         );
     }
+    // An operator may say so for one that was built anew and does not know why it is refused.
+    assert_eq!(put(&world, "rebuilt", "", &read).await, restored());
+    let url = world.url("/v1/subscribers/rebuilt/reset");
+    assert_eq!(world.http.post(url).send().await.unwrap().status(), 204);
+    assert_eq!(put(&world, "rebuilt", "", &now).await, taken());
     // What it had read is in both histories.
     assert_eq!(put(&world, "behind", "", &dumped).await, taken());
     assert_eq!(put(&world, "behind", "", &now).await, taken());

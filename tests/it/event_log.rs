@@ -458,6 +458,11 @@ async fn subscribers_are_forgotten_from_the_command_line() {
         "there is none"
     );
     assert_eq!(run(&["forget", "reports.v2"]).await, ExitCode::SUCCESS);
+    assert_eq!(
+        run(&["reset", "Reports"]).await,
+        ExitCode::FAILURE,
+        "no name"
+    );
     assert_eq!(world.get("/v1/subscribers").await.1["items"], json!([]));
     world.stop().await;
 }

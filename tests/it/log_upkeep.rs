@@ -221,7 +221,7 @@ async fn a_day_goes_once_everybody_has_read_it() {
         |now| *now >= before + 2,
     )
     .await;
-    log_at(&mut *world.pool.acquire().await.unwrap(), 0, 0.002, 1).await;
+    log_at(&mut world.pool.acquire().await.unwrap(), 0, 0.002, 1).await;
     assert_eq!(past(&world).await, [3, 2]);
     reader.rollback().await.unwrap();
     eventually(SOON, "the rest goes", || past(&world), Vec::is_empty).await;

@@ -39,7 +39,7 @@ enum Command {
     /// List, show, discard and replay frames that could not be read.
     #[command(subcommand)]
     Parked(ParkedCommand),
-    /// List who reads the event log, and forget one that does not come back.
+    /// List who reads the event log; forget one that does not come back.
     #[command(subcommand)]
     Subscribers(SubscribersCommand),
     /// Bring every schema of a database up to date.

@@ -41,6 +41,7 @@ pub fn routes(pool: PgPool) -> Router {
         )
         .route("/v1/subscribers", get(subscribers::list))
         .route("/v1/subscribers/{name}", delete(subscribers::forget))
+        .route("/v1/subscribers/{name}/reset", post(subscribers::reset))
         .layer(DefaultBodyLimit::max(LARGEST_BODY))
         .with_state(LogApi { pool })
 }
