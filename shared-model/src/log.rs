@@ -10,9 +10,12 @@
 //! * `GET /internal/v1/state?after=CURSOR&limit=COUNT`: what the core knows now of vehicles and
 //!   connections, as a [`StatePage`]: what the log would say of them if all of it were still there.
 //! * `PUT /internal/v1/subscribers/{name}`: a subscriber says how far it has come ([`Progress`]), so that
-//!   the log is kept for it, and is answered with a [`LogState`].
+//!   the log is kept for it, and is answered with a [`LogState`]. With `?reset=true` it says that it
+//!   begins anew, and the progress may be less than before. Progress that cannot be of this log, because
+//!   the database was restored, is answered 409 `log-restored`: empty the queue, begin anew, then reset.
 //! * `POST /internal/v1/sources/{source}/events`: facts that another service has found, such as that a
-//!   vehicle has turned stale, are appended to the log ([`SourceEvents`]), each once.
+//!   vehicle has turned stale, are appended to the log ([`SourceEvents`]), each once, and answered with a
+//!   [`SourceState`], as is a `GET` of the source. Numbers behind a hole are answered 409 `hole-in-numbers`.
 
 use std::collections::BTreeMap;
 

@@ -17,16 +17,7 @@ const SOON: Duration = Duration::from_mins(1);
 
 /// A world with the core, and nobody behind it.
 async fn core_only() -> World {
-    World::with(Options {
-        without: vec![
-            Service::OutboxRelay,
-            Service::SnapshotProjection,
-            Service::HealthProjection,
-            Service::IngressPublisher,
-        ],
-        ..Options::default()
-    })
-    .await
+    World::with(Options::core_only()).await
 }
 
 /// The core's answer: status and JSON.
@@ -38,12 +29,6 @@ async fn ask(base: &str, method: Method, path: &str, body: Option<Value>) -> (u1
     let answer = request.send().await.expect("the core answers");
     let status = answer.status().as_u16();
     (status, answer.json().await.unwrap_or_default())
-}
-
-async fn state(world: &World) -> LogState {
-    let (status, state) = ask(&world.core_url(), Method::GET, "/internal/v1/log", None).await;
-    assert_eq!(status, 200, "{state}");
-    serde_json::from_value(state).unwrap()
 }
 
 /// The events of a shard behind an offset.
@@ -60,7 +45,7 @@ async fn events(world: &World, shard: u32, query: &str) -> Vec<CloudEvent> {
 
 async fn whole_log(world: &World) -> Vec<CloudEvent> {
     let mut all = Vec::new();
-    for shard in state(world).await.shards {
+    for shard in world.log_state().await.shards {
         all.extend(events(world, shard.shard, "").await);
     }
     all
@@ -88,7 +73,7 @@ async fn fleet(world: &World, vehicles: usize) -> ConnectionId {
 async fn the_log_is_read_in_order_from_any_offset() {
     let world = core_only().await;
     fleet(&world, 30).await;
-    let log = state(&world).await;
+    let log = world.log_state().await;
     let heads: u64 = log.shards.iter().map(|shard| shard.head).sum();
     assert_eq!(heads, 60, "each vehicle became known and changed");
     for shard in &log.shards {
@@ -124,6 +109,45 @@ async fn the_log_is_read_in_order_from_any_offset() {
         404,
         "not through the gateway"
     );
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_log_is_read_in_pages_that_follow_each_other() {
+    let world = World::with(Options::core_only()).await;
+    world.ready(Service::IngressConsumer).await;
+    // Some are larger than a page by themselves, so that pages end by count, by size and at once.
+    sqlx::query(
+        "WITH head AS (UPDATE core.shard_head SET last_offset = 9000 WHERE shard = 1)
+         INSERT INTO core.event_log (shard, log_offset, workspace, event_type, data)
+         SELECT 1, n, 'w', 'vehicles.seen',
+                jsonb_build_object('vehicles', '[]'::jsonb,
+                    'fill', repeat('x', CASE WHEN n % 4000 = 0 THEN 3000000 ELSE n % 700 END))
+         FROM generate_series(1, 9000) AS n",
+    )
+    .execute(&world.pool)
+    .await
+    .unwrap();
+    for (query, expected) in [
+        ("", 1..=9000_u64),
+        ("?after=3999", 4000..=9000),
+        ("?after=100&limit=8000", 101..=8100),
+    ] {
+        let read = events(&world, 1, query).await;
+        let offsets = read
+            .iter()
+            .map(|event| event.sequence.parse::<u64>().unwrap());
+        assert!(offsets.eq(expected), "{query}");
+    }
+    // What goes while it is read cuts the answer off; it does not look like an end.
+    let url = format!("{}/internal/v1/log/1", world.core_url());
+    sqlx::query("DELETE FROM core.event_log WHERE log_offset = 8500")
+        .execute(&world.pool)
+        .await
+        .unwrap();
+    let answer = world.http.get(url).send().await.unwrap();
+    assert_eq!(answer.status(), 200);
+    assert!(answer.text().await.is_err(), "it is cut off");
     world.stop().await;
 }
 
@@ -206,7 +230,7 @@ async fn subscribers_say_how_far_they_are_and_are_listed_and_forgotten() {
     let world = core_only().await;
     fleet(&world, 20).await;
     let core = world.core_url();
-    let log = state(&world).await;
+    let log = world.log_state().await;
     let shard = log.shards.iter().max_by_key(|shard| shard.head).unwrap();
     let put = async |query: &str, applied: Value| {
         let path = format!("/internal/v1/subscribers/snapshot{query}");
@@ -434,6 +458,11 @@ async fn subscribers_are_forgotten_from_the_command_line() {
         "there is none"
     );
     assert_eq!(run(&["forget", "reports.v2"]).await, ExitCode::SUCCESS);
+    assert_eq!(
+        run(&["reset", "Reports"]).await,
+        ExitCode::FAILURE,
+        "no name"
+    );
     assert_eq!(world.get("/v1/subscribers").await.1["items"], json!([]));
     world.stop().await;
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use headrace::services::Service;
 use serde_json::{Value, json};
-use shared_model::log::LogState;
+use sqlx::{PgConnection, Postgres, Transaction};
 use tests::EventLog;
 use tests::frames::frame;
 use tests::harness::{Options, World, envelopes, eventually};
@@ -16,13 +16,7 @@ const SOON: Duration = Duration::from_mins(1);
 async fn core_only(settings: Vec<(&'static str, &'static str)>) -> World {
     let world = World::with(Options {
         settings,
-        without: vec![
-            Service::OutboxRelay,
-            Service::SnapshotProjection,
-            Service::HealthProjection,
-            Service::IngressPublisher,
-        ],
-        ..Options::default()
+        ..Options::core_only()
     })
     .await;
     world.ready(Service::IngressConsumer).await;
@@ -33,9 +27,21 @@ async fn execute(world: &World, sql: &'static str) {
     sqlx::query(sql).execute(&world.pool).await.unwrap();
 }
 
+/// Begins a transaction that has made the log's partitions for `count` days from `ago` days ago on.
+async fn past_days(world: &World, ago: i32, count: i32) -> Transaction<'static, Postgres> {
+    let mut pg = world.pool.begin().await.unwrap();
+    sqlx::query("SELECT core.make_event_log_partitions((now() AT TIME ZONE 'utc')::date - $1, $2)")
+        .bind(ago)
+        .bind(count)
+        .execute(&mut *pg)
+        .await
+        .unwrap();
+    pg
+}
+
 /// Appends `count` events to shard 0 as a transaction does that began so many seconds after the midnight
 /// `days` days ago.
-async fn log_at(world: &World, days: i32, seconds: f64, count: i64) {
+async fn log_at(pg: &mut PgConnection, days: i32, seconds: f64, count: i64) {
     sqlx::query(
         "WITH head AS (
              UPDATE core.shard_head SET last_offset = last_offset + $3 WHERE shard = 0
@@ -51,7 +57,7 @@ async fn log_at(world: &World, days: i32, seconds: f64, count: i64) {
     .bind(days)
     .bind(seconds)
     .bind(count)
-    .execute(&world.pool)
+    .execute(pg)
     .await
     .unwrap();
 }
@@ -113,17 +119,7 @@ async fn upkeep(world: &World) {
 }
 
 async fn first(world: &World) -> u64 {
-    let url = format!("{}/internal/v1/log", world.core_url());
-    let state: LogState = world
-        .http
-        .get(url)
-        .send()
-        .await
-        .unwrap()
-        .json()
-        .await
-        .unwrap();
-    state.shards[0].first
+    world.log_state().await.shards[0].first
 }
 
 /// The status and the offsets, or the problem's, of what lies behind an offset.
@@ -147,17 +143,15 @@ async fn a_day_goes_once_everybody_has_read_it() {
     let settings = vec![("log.upkeep_every", "200ms"), ("log.retention", "1h")];
     let world = core_only(settings).await;
     put(&world, "gone", 0).await;
-    execute(
-        &world,
-        "SELECT core.make_event_log_partitions((now() AT TIME ZONE 'utc')::date - 4, 3)",
-    )
-    .await;
-    log_at(&world, 4, 60.0, 5).await;
+    // All at once, or empty days would go before they have events.
+    let mut pg = past_days(&world, 4, 3).await;
+    log_at(&mut pg, 4, 60.0, 5).await;
     // Two transactions over midnight: the one that began later took its offset first.
-    log_at(&world, 3, 0.001, 1).await;
-    log_at(&world, 4, 86_399.999, 1).await;
-    log_at(&world, 3, 3600.0, 3).await;
-    log_at(&world, 0, 0.001, 2).await;
+    log_at(&mut pg, 3, 0.001, 1).await;
+    log_at(&mut pg, 4, 86_399.999, 1).await;
+    log_at(&mut pg, 3, 3600.0, 3).await;
+    log_at(&mut pg, 0, 0.001, 2).await;
+    pg.commit().await.unwrap();
     assert_eq!(
         read(&world, 0).await.1,
         (1..=12).collect::<Vec<_>>(),
@@ -219,22 +213,51 @@ async fn a_day_goes_once_everybody_has_read_it() {
         .await
         .unwrap();
     put(&world, "slow", 12).await;
-    let rolled_back =
-        "SELECT xact_rollback FROM pg_stat_database WHERE datname = current_database()";
-    let failed = || async {
-        sqlx::query_scalar::<_, i64>(rolled_back)
-            .fetch_one(&world.pool)
-            .await
-            .unwrap()
-    };
-    let before = failed().await;
-    eventually(SOON, "the drop gives way", failed, |now| *now >= before + 2).await;
-    log_at(&world, 0, 0.002, 1).await;
+    let before = world.rollbacks().await;
+    eventually(
+        SOON,
+        "the drop gives way",
+        || world.rollbacks(),
+        |now| *now >= before + 2,
+    )
+    .await;
+    log_at(&mut world.pool.acquire().await.unwrap(), 0, 0.002, 1).await;
     assert_eq!(past(&world).await, [3, 2]);
     reader.rollback().await.unwrap();
     eventually(SOON, "the rest goes", || past(&world), Vec::is_empty).await;
     assert_eq!(first(&world).await, 11);
     assert_eq!(read(&world, 10).await.1, [11, 12, 13]);
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_holds_a_day_shows() {
+    let world = World::with(Options {
+        settings: vec![("log.upkeep_every", "200ms"), ("log.retention", "1h")],
+        alone: true,
+        ..Options::core_only()
+    })
+    .await;
+    world.ready(Service::IngressConsumer).await;
+    let mut pg = past_days(&world, 3, 1).await;
+    log_at(&mut pg, 3, 0.0, 9).await;
+    pg.commit().await.unwrap();
+    relayed(&world, 2).await;
+    let kept_back = |held_by: &str| world.metric("headrace_log_kept_back_events", held_by);
+    let shown = async || (kept_back("relay"), kept_back("subscriber"));
+    eventually(SOON, "the relay holds it", &shown, |held| *held == (7, 0)).await;
+    relayed(&world, 9).await;
+    put(&world, "slow", 4).await;
+    eventually(SOON, "a subscriber holds it", &shown, |held| {
+        *held == (0, 5)
+    })
+    .await;
+    assert_eq!(world.metric("headrace_log_partitions", ""), 1 + 1 + 7);
+    assert_eq!(world.metric("headrace_log_days_ahead", ""), 7);
+    assert!(world.metric("headrace_log_oldest_event_seconds", "") >= 3 * 86_400);
+    put(&world, "slow", 9).await;
+    eventually(SOON, "nobody holds it", &shown, |held| *held == (0, 0)).await;
+    eventually(SOON, "it goes", || past(&world), Vec::is_empty).await;
     world.stop().await;
 }
 
@@ -263,17 +286,15 @@ async fn a_day_that_is_missing_costs_nothing() {
     execute(&world, "UPDATE core.shard_head SET last_offset = 0").await;
     execute(&world, DROP_TODAY).await;
     assert!(before > 0 && !has_day(&world, 0).await);
-    let rolled_back =
-        "SELECT xact_rollback FROM pg_stat_database WHERE datname = current_database()";
-    let failed = || async {
-        sqlx::query_scalar::<_, i64>(rolled_back)
-            .fetch_one(&world.pool)
-            .await
-            .unwrap()
-    };
-    let failures = failed().await;
+    let failures = world.rollbacks().await;
     world.send(&envelopes("w", connection, &bodies())).await;
-    eventually(SOON, "commits fail", failed, |now| *now > failures).await;
+    eventually(
+        SOON,
+        "commits fail",
+        || world.rollbacks(),
+        |now| *now > failures,
+    )
+    .await;
     assert_eq!(logged(&world).await, 0);
 
     // The start of a core repairs it, as the next upkeep would.

@@ -48,7 +48,7 @@ enum Command {
     /// List, explain, replay and discard messages that the broker gave up.
     #[command(subcommand)]
     DeadLetters(DeadLettersCommand),
-    /// List who reads the event log, and forget one that does not come back.
+    /// List who reads the event log; forget one that does not come back.
     #[command(subcommand)]
     Subscribers(SubscribersCommand),
     /// List, show and redrive events that the broker refused too often.

@@ -155,6 +155,7 @@ pub async fn start(context: Context, config: GatewayConfig) -> anyhow::Result<So
         )
         .route("/v1/subscribers", upstream("core", core))
         .route("/v1/subscribers/{name}", upstream("core", core))
+        .route("/v1/subscribers/{name}/reset", upstream("core", core))
         .route(
             "/v1/workspaces/{workspace}/vehicles",
             upstream("snapshot", snapshot),

@@ -2,9 +2,10 @@
 
 use std::process::ExitCode;
 
+use anyhow::anyhow;
 use clap::Subcommand;
 use ingress_consumer::control::SubscriberPage;
-use reqwest::Client;
+use reqwest::{Client, Url};
 use serde_json::json;
 
 use crate::cli;
@@ -27,6 +28,14 @@ pub enum SubscribersCommand {
         /// Its name.
         name: String,
     },
+    /// Say that one was built anew after the log was restored: what it reports from now on counts.
+    Reset {
+        /// Where.
+        #[command(flatten)]
+        api: ApiArguments,
+        /// Its name.
+        name: String,
+    },
 }
 
 /// Runs the command.
@@ -40,19 +49,26 @@ async fn run(command: SubscribersCommand) -> anyhow::Result<()> {
     let client = Client::new();
     match command {
         SubscribersCommand::List { api } => {
-            let url = format!("{}/v1/subscribers", api.base()?);
-            let answer = expect(client.get(url).send().await?).await?;
+            let answer = expect(client.get(url(&api, &[])?).send().await?).await?;
             for subscriber in answer.json::<SubscriberPage>().await?.items {
                 println!("{}", json!(subscriber));
             }
         }
         SubscribersCommand::Forget { api, name } => {
-            let mut url = reqwest::Url::parse(&format!("{}/v1/subscribers", api.base()?))?;
-            url.path_segments_mut()
-                .map_err(|()| anyhow::anyhow!("the API's URL has no path"))?
-                .push(&name);
-            expect(client.delete(url).send().await?).await?;
+            expect(client.delete(url(&api, &[&name])?).send().await?).await?;
+        }
+        SubscribersCommand::Reset { api, name } => {
+            expect(client.post(url(&api, &[&name, "reset"])?).send().await?).await?;
         }
     }
     Ok(())
+}
+
+fn url(api: &ApiArguments, path: &[&str]) -> anyhow::Result<Url> {
+    let mut url = Url::parse(&api.base()?)?;
+    url.path_segments_mut()
+        .map_err(|()| anyhow!("the API's URL cannot have a path"))?
+        .pop_if_empty()
+        .extend(["v1", "subscribers"].iter().chain(path));
+    Ok(url)
 }

@@ -100,10 +100,12 @@ pub fn routes(pool: PgPool, ownership: OwnershipConfig, patience: Duration) -> R
 
 /// What was fixed at the first start, which must be over before anything can be connected.
 async fn installation(pg: &mut PgConnection) -> Result<Installation, Problem> {
-    Installation::read(pg).await?.ok_or_else(|| {
-        let detail = "the core has not finished its first start; try again";
-        Problem::new(StatusCode::SERVICE_UNAVAILABLE, "starting", detail)
-    })
+    Installation::read(pg).await?.ok_or_else(starting)
+}
+
+fn starting() -> Problem {
+    let detail = "the core has not finished its first start; try again";
+    Problem::new(StatusCode::SERVICE_UNAVAILABLE, "starting", detail)
 }
 
 impl From<StoreError> for Problem {

@@ -214,12 +214,13 @@ pub async fn read(
         r#"SELECT log_offset, logged_at, workspace, event_type, subject, traceparent,
                 data AS "data!"
          FROM (
-             SELECT log_offset, logged_at, workspace, event_type, subject, traceparent,
-                    data::text AS data,
-                    sum(octet_length(data::text)) OVER (ORDER BY log_offset) AS total_bytes,
+             SELECT log_offset, logged_at, workspace, event_type, subject, traceparent, data,
+                    sum(octet_length(data)) OVER (ORDER BY log_offset) AS total_bytes,
                     row_number() OVER (ORDER BY log_offset) AS position
              FROM (
-                 SELECT *
+                 -- Data become text once, beneath the limit.
+                 SELECT log_offset, logged_at, workspace, event_type, subject, traceparent,
+                        data::text AS data
                  FROM core.event_log
                  WHERE shard = $1 AND log_offset > $2
                  ORDER BY log_offset

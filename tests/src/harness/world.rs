@@ -16,6 +16,7 @@ use runtime::amqp::{Link, Message, Publisher};
 use runtime::config::{AmqpConfig, HttpConfig, SecretUrl};
 use serde_json::{Value, json};
 use shared_model::envelope::{Attributes, CONTENT_TYPE};
+use shared_model::log::LogState;
 use shared_model::{
     ConnectionId, Envelope, Frame, FrameKind, FrameOrigin, SessionId, partition, topology,
 };
@@ -41,6 +42,20 @@ pub struct Options {
     pub without: Vec<Service>,
     /// No other world exists meanwhile.
     pub alone: bool,
+}
+
+impl Options {
+    /// Only the core is started: what is in its log stays as it is.
+    #[must_use]
+    pub fn core_only() -> Self {
+        let others = Service::ALL.into_iter();
+        Self {
+            without: others
+                .filter(|service| *service != Service::IngressConsumer)
+                .collect(),
+            ..Self::default()
+        }
+    }
 }
 
 /// Every service, and the means to look at them.
@@ -323,6 +338,26 @@ impl World {
             .expect("the gateway answers");
         let status = answer.status().as_u16();
         (status, answer.json().await.unwrap_or_default())
+    }
+
+    /// Where the shards of the event log stand.
+    ///
+    /// # Panics
+    /// If the core does not say.
+    pub async fn log_state(&self) -> LogState {
+        let url = format!("{}/internal/v1/log", self.core_url());
+        let answer = self.http.get(url).send().await.expect("the core answers");
+        answer.json().await.expect("the log's state")
+    }
+
+    /// How many transactions have failed in the world's database.
+    ///
+    /// # Panics
+    /// If the database does not answer.
+    pub async fn rollbacks(&self) -> i64 {
+        let query = "SELECT xact_rollback FROM pg_stat_database WHERE datname = current_database()";
+        let count = sqlx::query_scalar(query).fetch_one(&self.pool).await;
+        count.expect("the database answers")
     }
 
     /// The gateway's URL for `path`.

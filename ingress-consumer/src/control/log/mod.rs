@@ -12,7 +12,7 @@ use runtime::http::Problem;
 use shared_model::log::{LogState, ShardState};
 use sqlx::PgPool;
 
-use super::LARGEST_BODY;
+use super::{LARGEST_BODY, starting};
 use crate::store::event_log::{self, Head};
 
 pub use subscribers::{SubscriberPage, SubscriberShard, SubscriberView};
@@ -41,14 +41,26 @@ pub fn routes(pool: PgPool) -> Router {
         )
         .route("/v1/subscribers", get(subscribers::list))
         .route("/v1/subscribers/{name}", delete(subscribers::forget))
+        .route("/v1/subscribers/{name}/reset", post(subscribers::reset))
         .layer(DefaultBodyLimit::max(LARGEST_BODY))
         .with_state(LogApi { pool })
 }
 
 async fn show(State(api): State<LogApi>) -> Result<axum::Json<LogState>, Problem> {
-    let heads = event_log::heads(&mut *api.pool.acquire().await?).await?;
+    let heads = api.heads().await?;
     let shards = heads.iter().map(shard_state).collect();
     Ok(axum::Json(LogState { shards }))
+}
+
+impl LogApi {
+    /// Where the shards stand, once the core has made them.
+    async fn heads(&self) -> Result<Vec<Head>, Problem> {
+        let heads = event_log::heads(&mut *self.pool.acquire().await?).await?;
+        if heads.is_empty() {
+            return Err(starting());
+        }
+        Ok(heads)
+    }
 }
 
 /// What others are told of a shard.

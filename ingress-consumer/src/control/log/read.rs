@@ -34,7 +34,7 @@ pub async fn read(
     Path(shard): Path<u32>,
     Query(asked): Query<Asked>,
 ) -> Result<Response, Problem> {
-    let heads = event_log::heads(&mut *api.pool.acquire().await?).await?;
+    let heads = api.heads().await?;
     let head = heads.into_iter().find(|head| head.shard == shard);
     let head = head.ok_or_else(|| no_shard(shard))?;
     if asked.after.saturating_add(1) < head.first {

@@ -79,10 +79,30 @@ pub async fn progress(
     State(api): State<LogApi>,
     Path(name): Path<String>,
     Query(Anew { reset }): Query<Anew>,
-    Json(Progress { applied }): Json<Progress>,
+    Json(progress): Json<Progress>,
 ) -> Result<axum::Json<LogState>, Problem> {
-    check_name(&name)?;
-    let (name, applied) = (name.as_str(), &applied);
+    take(&api, &name, &progress, reset).await.map(axum::Json)
+}
+
+/// Says for a subscriber that it has begun anew, where it cannot say so itself.
+pub async fn reset(
+    State(api): State<LogApi>,
+    Path(name): Path<String>,
+) -> Result<StatusCode, Problem> {
+    take(&api, &name, &Progress::default(), true).await?;
+    tracing::info!(subscriber = name, "it has begun anew");
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Keeps how far a subscriber has come; returns where the log stands.
+async fn take(
+    api: &LogApi,
+    name: &str,
+    Progress { applied }: &Progress,
+    reset: bool,
+) -> Result<LogState, Problem> {
+    check_name(name)?;
+    api.heads().await?;
     let state = db::in_tx(&api.pool, "subscriber_progress", |mut tx| async move {
         let known = subscriber::lock_generation(&mut tx, name).await?;
         let current = log_generation(&mut tx).await?;
@@ -100,7 +120,7 @@ pub async fn progress(
         Ok::<_, StoreError>((tx, Ok(log_state(&heads, &places))))
     })
     .await??;
-    Ok(axum::Json(state))
+    Ok(state)
 }
 
 pub async fn list(State(api): State<LogApi>) -> Result<axum::Json<SubscriberPage>, Problem> {
