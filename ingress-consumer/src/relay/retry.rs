@@ -137,6 +137,7 @@ impl Retry<'_> {
         let (shard, epoch, offset) = (self.shard, self.sender.epoch, event.offset);
         let (fate, settings) = (&fate, &self.shared.settings);
         db::in_tx(&self.shared.pool, "settle_blocked", |mut tx| async move {
+            relay::limit_idle(&mut tx, settings.lease).await?;
             relay::hold(&mut tx, shard, epoch).await?;
             match fate {
                 Fate::Delivered => blocked_event::unblock(&mut tx, shard, offset).await?,

@@ -331,8 +331,9 @@ pub(super) async fn save(
         relay::advance(&mut pg, shard, epoch, to).await?;
         return Ok(to);
     }
-    let (blocked, pause) = (&blocked, shared.settings.pause(1));
+    let (blocked, pause, lease) = (&blocked, shared.settings.pause(1), shared.settings.lease);
     db::in_tx(&shared.pool, "block_events", |mut tx| async move {
+        relay::limit_idle(&mut tx, lease).await?;
         relay::advance(&mut tx, shard, epoch, to).await?;
         blocked_event::block(&mut tx, shard, blocked, pause).await?;
         Ok::<_, StoreError>((tx, to))

@@ -44,6 +44,18 @@ pub async fn count_shards(pg: &mut PgConnection) -> Result<u32, sqlx::Error> {
     Ok(small(shards.fetch_one(pg).await?))
 }
 
+/// Has the database end the transaction that begins if nothing comes for `lease`: a relay that is frozen
+/// in the middle of it would hold up all others, who wait for the same rows.
+pub async fn limit_idle(pg: &mut PgConnection, lease: Duration) -> Result<(), sqlx::Error> {
+    sqlx::query_scalar!(
+        "SELECT set_config('idle_in_transaction_session_timeout', $1, TRUE)",
+        lease.as_millis().to_string(),
+    )
+    .fetch_one(pg)
+    .await?;
+    Ok(())
+}
+
 /// Says that `relay` runs, for `lease` from now on, and forgets those that have not said so for too
 /// long. Returns whether it is new.
 pub async fn announce(
