@@ -95,7 +95,7 @@ impl Member {
         let asked_at = Instant::now();
         let lease = self.shared.settings.lease;
         match self.look().await {
-            Ok(looked) => self.follow(looked, asked_at + lease - lease / 5),
+            Ok(looked) => self.follow(looked, asked_at + lease * 4 / 5),
             Err(error) if error.is_passing() => {
                 tracing::warn!(
                     error = %runtime::telemetry::chain(&error),
@@ -188,12 +188,12 @@ impl Member {
         );
         self.tasks
             .spawn(async move { (shard, epoch, worker.run().await) });
-        let held = Held {
+        let entry = Held {
             epoch,
             deadline,
             give_up,
         };
-        self.held.insert(shard, held);
+        self.held.insert(shard, entry);
     }
 
     fn ended(

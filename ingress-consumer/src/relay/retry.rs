@@ -38,18 +38,18 @@ enum Fate {
 /// Tries what is due of `shard`. `taken_before` is how many messages the broker had taken when this was
 /// last done.
 pub(super) async fn run(
-    shared: Arc<Shared>,
+    common: Arc<Shared>,
     shard: u32,
     sender: Sender,
     hold: Hold,
     taken_before: u64,
 ) -> Result<(), RelayError> {
     let due = {
-        let mut pg = shared.pool.acquire().await?;
+        let mut pg = common.pool.acquire().await?;
         blocked_event::due(&mut pg, shard, SUBJECTS).await?
     };
     let retry = Retry {
-        shared: &shared,
+        shared: &common,
         shard,
         sender,
         hold: &hold,
@@ -158,7 +158,7 @@ impl Retry<'_> {
         .await?;
         match fate {
             Fate::Delivered => {
-                tracing::info!(shard, offset, "the broker has taken a blocked event")
+                tracing::info!(shard, offset, "the broker has taken a blocked event");
             }
             Fate::Dead => {
                 tracing::error!(

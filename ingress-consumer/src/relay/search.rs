@@ -158,5 +158,4 @@ impl Search {
 }
 
 #[cfg(test)]
-#[path = "search_tests.rs"]
 mod tests;
