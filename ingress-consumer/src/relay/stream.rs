@@ -59,7 +59,7 @@ pub(super) struct Stream<'a> {
     aside: BTreeMap<u64, LoggedEvent>,
     reading: Task<Result<Batch, StoreError>>,
     saving: Task<Result<u64, StoreError>>,
-    retrying: Task<Result<(), RelayError>>,
+    retrying: Task<Result<bool, RelayError>>,
     saved: u64,
     /// How many messages the broker had taken when blocked events were last tried.
     taken_before: u64,
@@ -128,7 +128,7 @@ impl<'a> Stream<'a> {
                 read = done(&mut self.reading) => self.take_in(read?)?,
                 saved = done(&mut self.saving) => self.written(saved?),
                 tried = done(&mut self.retrying) => {
-                    tried?;
+                    self.retry_is_due |= tried?;
                     self.taken_before = self.worker.shared.taken();
                     self.blocked_may_differ = true;
                 }

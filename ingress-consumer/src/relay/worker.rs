@@ -198,8 +198,10 @@ impl Worker {
                 lane = Some(open);
             }
             let next = search.answered(verdict);
-            if search.first_suspect().is_some() {
+            if search.has_suspects() {
                 taken_before.get_or_insert(self.shared.taken());
+            } else {
+                taken_before = None;
             }
             if next == Next::Full {
                 break;

@@ -219,7 +219,9 @@ pub async fn release(pg: &mut PgConnection, shard: u32, epoch: u64) -> Result<()
 
 /// Says that `relay` runs no longer; what it still had of shards may be taken at once.
 pub async fn leave(pg: &mut PgConnection, relay: Uuid) -> Result<(), sqlx::Error> {
-    // Ended with the statement; a row at a time, as releases are.
+    sqlx::query!("DELETE FROM core.relay WHERE relay = $1", relay)
+        .execute(&mut *pg)
+        .await?;
     sqlx::query!(
         "WITH had AS (
              SELECT shard FROM core.relay_checkpoint WHERE owner = $1 ORDER BY shard FOR UPDATE
@@ -232,9 +234,6 @@ pub async fn leave(pg: &mut PgConnection, relay: Uuid) -> Result<(), sqlx::Error
     )
     .execute(&mut *pg)
     .await?;
-    sqlx::query!("DELETE FROM core.relay WHERE relay = $1", relay)
-        .execute(&mut *pg)
-        .await?;
     tell(pg).await
 }
 
