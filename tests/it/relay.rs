@@ -122,6 +122,15 @@ async fn heads_relayed(pool: &PgPool, within: Duration) -> BTreeMap<u32, u64> {
         .collect()
 }
 
+/// Waits until the subscriber has seen as many events as there are; returns how many. Whether they are
+/// the right ones is not asked.
+async fn sees_all(subscriber: &Subscriber, heads: &BTreeMap<u32, u64>) -> u64 {
+    let total: u64 = heads.values().sum();
+    let ask = || async { subscriber.seen().count() };
+    eventually(SOON, "all is seen", ask, |seen| *seen == total).await;
+    total
+}
+
 async fn relays(world: &World) -> Value {
     let url = format!("{}/internal/v1/relays", world.core_url());
     let answer = world.http.get(url).send().await.unwrap();
@@ -176,14 +185,7 @@ async fn relays_that_are_killed_at_random_lose_nothing_and_keep_every_vehicles_o
         heads.values().sum::<u64>(),
         count / u64::from(WRITERS) * u64::from(WRITERS)
     );
-    let total: u64 = heads.values().sum();
-    eventually(
-        SOON,
-        "all is seen",
-        || async { subscriber.seen().count() },
-        |seen| *seen == total,
-    )
-    .await;
+    let total = sees_all(&subscriber, &heads).await;
     {
         let seen = subscriber.seen();
         seen.assert_sound(&heads);
@@ -244,14 +246,7 @@ async fn a_frozen_relay_neither_moves_a_checkpoint_back_nor_publishes_under_an_o
     writer.await.unwrap();
     watcher.await.unwrap();
     let heads = heads_relayed(&world.pool, SOON).await;
-    let total: u64 = heads.values().sum();
-    eventually(
-        SOON,
-        "all is seen",
-        || async { subscriber.seen().count() },
-        |seen| *seen == total,
-    )
-    .await;
+    sees_all(&subscriber, &heads).await;
     subscriber.seen().assert_sound(&heads);
     subscriber.stop().await;
     drop((one, other));
@@ -353,14 +348,7 @@ async fn an_outage_of_the_broker_costs_no_event_and_no_attempt() {
     let returned = Instant::now();
     let heads = heads_relayed(&world.pool, Duration::from_secs(30)).await;
     let drained = returned.elapsed();
-    let total: u64 = heads.values().sum();
-    eventually(
-        SOON,
-        "all is seen",
-        || async { subscriber.seen().count() },
-        |seen| *seen == total,
-    )
-    .await;
+    sees_all(&subscriber, &heads).await;
     subscriber.seen().assert_sound(&heads);
     for shard in relays(&world).await["shards"].as_array().unwrap() {
         assert_eq!(

@@ -136,7 +136,6 @@ impl Subscriber {
     }
 
     /// What was seen so far.
-    #[must_use]
     pub fn seen(&self) -> MutexGuard<'_, Seen> {
         lock(&self.seen)
     }

@@ -10,7 +10,7 @@ use ingress_consumer::control::{ConnectionView, NewConnection};
 use private_services::NAME;
 use reqwest::{Client, Response};
 use runtime::http::Problem;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use shared_model::ConnectionId;
 
@@ -258,5 +258,33 @@ pub(crate) async fn expect(answer: Response) -> anyhow::Result<Response> {
     match answer.json::<Problem>().await {
         Ok(problem) => bail!("{}", problem.detail),
         Err(_) => bail!("the API answered {status}"),
+    }
+}
+
+/// A page of a list.
+#[derive(Debug, Deserialize)]
+struct Page {
+    items: Vec<Value>,
+    next: Option<Value>,
+}
+
+/// Prints what `filter` names of the list at `url`, all of its pages, one JSON object a line.
+pub(crate) async fn print_list(
+    client: &Client,
+    url: &str,
+    filter: &impl Serialize,
+) -> anyhow::Result<()> {
+    let mut after = None;
+    loop {
+        let cursor = after.map(|after: Value| ("after", after));
+        let request = client.get(url).query(filter).query(cursor.as_slice());
+        let page: Page = expect(request.send().await?).await?.json().await?;
+        for item in page.items {
+            println!("{item}");
+        }
+        after = page.next;
+        if after.is_none() {
+            return Ok(());
+        }
     }
 }

@@ -6,11 +6,10 @@ use anyhow::bail;
 use clap::{Args, Subcommand};
 use ingress_consumer::control::{RedriveOrder, RedriveOutcome};
 use reqwest::Client;
-use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::cli;
-use crate::connection::{TargetArguments, expect};
+use crate::connection::{TargetArguments, expect, print_list};
 
 /// What to do about dead events.
 #[derive(Debug, Subcommand)]
@@ -44,12 +43,6 @@ pub struct RedriveArguments {
     dry_run: bool,
 }
 
-#[derive(Debug, Deserialize)]
-struct Listed {
-    items: Vec<Value>,
-    next: Option<String>,
-}
-
 /// Runs the command.
 #[must_use]
 pub fn main(command: DeadEventsCommand) -> ExitCode {
@@ -60,7 +53,9 @@ async fn run(command: DeadEventsCommand) -> anyhow::Result<()> {
     runtime::telemetry::install_tls();
     let client = Client::new();
     match command {
-        DeadEventsCommand::List(target) => list(&client, &url(&target)?).await,
+        DeadEventsCommand::List(target) => {
+            print_list(&client, &url(&target)?, &[("limit", "1000")]).await
+        }
         DeadEventsCommand::Show { target, id } => {
             let url = format!("{}/{id}", url(&target)?);
             let answer = client.get(url).send().await?;
@@ -77,22 +72,6 @@ fn url(target: &TargetArguments) -> anyhow::Result<String> {
         "{base}/v1/workspaces/{}/dead-events",
         target.workspace
     ))
-}
-
-async fn list(client: &Client, url: &str) -> anyhow::Result<()> {
-    let mut after = None;
-    loop {
-        let cursor = after.map(|after: String| ("after", after));
-        let request = client.get(url).query(cursor.as_slice());
-        let page: Listed = expect(request.send().await?).await?.json().await?;
-        for item in page.items {
-            println!("{item}");
-        }
-        after = page.next;
-        if after.is_none() {
-            return Ok(());
-        }
-    }
 }
 
 /// Gives the order until there is nothing left to do, and prints the sum.

@@ -8,12 +8,11 @@ use chrono::{DateTime, Utc};
 use clap::{Args, Subcommand};
 use ingress_consumer::control::{ParkedFilter, ParkedOrder, ParkedOutcome};
 use reqwest::Client;
-use serde::Deserialize;
 use serde_json::{Value, json};
 use shared_model::ConnectionId;
 
 use crate::cli;
-use crate::connection::{TargetArguments, expect};
+use crate::connection::{TargetArguments, expect, print_list};
 
 /// What to do about parked frames.
 #[derive(Debug, Subcommand)]
@@ -79,12 +78,6 @@ pub struct OrderArguments {
     dry_run: bool,
 }
 
-#[derive(Debug, Deserialize)]
-struct Listed {
-    items: Vec<Value>,
-    next: Option<i64>,
-}
-
 /// Runs the command.
 #[must_use]
 pub fn main(command: ParkedCommand) -> ExitCode {
@@ -95,7 +88,9 @@ async fn run(command: ParkedCommand) -> anyhow::Result<()> {
     runtime::telemetry::install_tls();
     let client = Client::new();
     match command {
-        ParkedCommand::List { target, filter } => list(&client, &url(&target)?, filter).await,
+        ParkedCommand::List { target, filter } => {
+            print_list(&client, &url(&target)?, &filter.into_filter(None)).await
+        }
         ParkedCommand::Show { target, id } => {
             let url = format!("{}/{id}", url(&target)?);
             let answer = client.get(url).send().await?;
@@ -110,23 +105,6 @@ async fn run(command: ParkedCommand) -> anyhow::Result<()> {
 fn url(target: &TargetArguments) -> anyhow::Result<String> {
     let base = target.base()?;
     Ok(format!("{base}/v1/workspaces/{}/parked", target.workspace))
-}
-
-async fn list(client: &Client, url: &str, filter: FilterArguments) -> anyhow::Result<()> {
-    let filter = filter.into_filter(None);
-    let mut after = None;
-    loop {
-        let cursor = after.map(|after: i64| ("after", after));
-        let request = client.get(url).query(&filter).query(cursor.as_slice());
-        let page: Listed = expect(request.send().await?).await?.json().await?;
-        for item in page.items {
-            println!("{item}");
-        }
-        after = page.next;
-        if after.is_none() {
-            return Ok(());
-        }
-    }
 }
 
 /// Gives the order until there is nothing left to do, and prints the sum.

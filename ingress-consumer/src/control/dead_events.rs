@@ -121,7 +121,7 @@ async fn list(
 struct WholeView {
     #[serde(flatten)]
     view: View,
-    /// The CloudEvent.
+    /// As it would be published.
     event: Value,
 }
 
@@ -173,7 +173,7 @@ pub struct RedriveOutcome {
 impl RedriveOrder {
     /// The ids' places; none for all.
     fn places(&self) -> Result<Option<Vec<Place>>, Problem> {
-        if self.all == !self.ids.is_empty() {
+        if self.all != self.ids.is_empty() {
             let detail = "name the events with ids, or write all: true";
             return Err(Problem::bad_request("invalid-order", detail));
         }

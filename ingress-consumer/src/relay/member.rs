@@ -95,7 +95,7 @@ impl Member {
         let asked_at = Instant::now();
         let lease = self.shared.settings.lease;
         match self.look().await {
-            Ok(looked) => self.follow(looked, asked_at + lease - lease / 5),
+            Ok(looked) => self.follow(looked, asked_at + lease * 4 / 5),
             Err(error) if error.is_passing() => {
                 tracing::warn!(
                     error = %runtime::telemetry::chain(&error),
@@ -116,6 +116,7 @@ impl Member {
         let (shared, epochs) = (&*self.shared, &epochs);
         let (me, lease) = (shared.relay, shared.settings.lease);
         db::in_tx(&shared.pool, "lease_shards", |mut tx| async move {
+            relay::limit_idle(&mut tx, lease).await?;
             let instance = shared.context.instance();
             if relay::announce(&mut tx, me, instance, lease).await? {
                 relay::tell(&mut tx).await?;
@@ -187,12 +188,12 @@ impl Member {
         );
         self.tasks
             .spawn(async move { (shard, epoch, worker.run().await) });
-        let held = Held {
+        let entry = Held {
             epoch,
             deadline,
             give_up,
         };
-        self.held.insert(shard, held);
+        self.held.insert(shard, entry);
     }
 
     fn ended(
@@ -239,8 +240,9 @@ impl Member {
             tracing::warn!("not all that is under way was confirmed; it will be published again");
         }
         self.tasks.shutdown().await;
-        let me = self.shared.relay;
+        let (me, lease) = (self.shared.relay, self.shared.settings.lease);
         let leaving = db::in_tx(&self.shared.pool, "leave_shards", |mut tx| async move {
+            relay::limit_idle(&mut tx, lease).await?;
             relay::leave(&mut tx, me).await?;
             Ok::<_, sqlx::Error>((tx, ()))
         });

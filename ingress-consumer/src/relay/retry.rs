@@ -35,35 +35,36 @@ enum Fate {
     Waits { attempts: u32, reason: String },
 }
 
-/// Tries what is due of `shard`. `taken_before` is how many messages the broker had taken when this was
+/// Tries what is due of `shard`; returns whether there may be more that is due. `taken_before` is how many messages the broker had taken when this was
 /// last done.
 pub(super) async fn run(
-    shared: Arc<Shared>,
+    common: Arc<Shared>,
     shard: u32,
     sender: Sender,
     hold: Hold,
     taken_before: u64,
-) -> Result<(), RelayError> {
+) -> Result<bool, RelayError> {
     let due = {
-        let mut pg = shared.pool.acquire().await?;
+        let mut pg = common.pool.acquire().await?;
         blocked_event::due(&mut pg, shard, SUBJECTS).await?
     };
     let retry = Retry {
-        shared: &shared,
+        shared: &common,
         shard,
         sender,
         hold: &hold,
         taken_before,
     };
     let mut lane = None;
+    let mut has_more = false;
     for key in due {
         match retry.subject(&key, &mut lane).await {
-            Ok(Some(())) => {}
-            Ok(None) | Err(RelayError::Stopped(Stopped)) => break,
+            Ok(Some(sent)) => has_more |= sent == EVENTS,
+            Ok(None) | Err(RelayError::Stopped(Stopped)) => return Ok(false),
             Err(error) => return Err(error),
         }
     }
-    Ok(())
+    Ok(has_more)
 }
 
 struct Retry<'a> {
@@ -75,14 +76,21 @@ struct Retry<'a> {
 }
 
 impl Retry<'_> {
-    /// Sends a subject's events for as long as they are due and taken; none if the broker was lost.
-    async fn subject(&self, key: &str, lane: &mut Option<Lane>) -> Result<Option<()>, RelayError> {
-        for _ in 0..EVENTS {
+    /// Sends a subject's events for as long as they are due and taken, and returns how many were dealt
+    /// with; none if the broker was lost.
+    async fn subject(
+        &self,
+        key: &str,
+        lane: &mut Option<Lane>,
+    ) -> Result<Option<usize>, RelayError> {
+        for dealt_with in 0..EVENTS {
             let first = {
                 let mut pg = self.shared.pool.acquire().await?;
                 blocked_event::first(&mut pg, self.shard, key).await?
             };
-            let Some(event) = first else { break };
+            let Some(event) = first else {
+                return Ok(Some(dealt_with));
+            };
             let fate = if event.attempts >= self.shared.settings.attempts {
                 Fate::Dead
             } else {
@@ -109,10 +117,10 @@ impl Retry<'_> {
             let waits = matches!(fate, Fate::Waits { .. });
             self.settle(&event, fate).await?;
             if waits && event.attempts + 1 < self.shared.settings.attempts {
-                break;
+                return Ok(Some(dealt_with));
             }
         }
-        Ok(Some(()))
+        Ok(Some(EVENTS))
     }
 
     /// What the broker says of the event; none if it has nothing that can take it.
@@ -137,6 +145,7 @@ impl Retry<'_> {
         let (shard, epoch, offset) = (self.shard, self.sender.epoch, event.offset);
         let (fate, settings) = (&fate, &self.shared.settings);
         db::in_tx(&self.shared.pool, "settle_blocked", |mut tx| async move {
+            relay::limit_idle(&mut tx, settings.lease).await?;
             relay::hold(&mut tx, shard, epoch).await?;
             match fate {
                 Fate::Delivered => blocked_event::unblock(&mut tx, shard, offset).await?,
@@ -157,7 +166,7 @@ impl Retry<'_> {
         .await?;
         match fate {
             Fate::Delivered => {
-                tracing::info!(shard, offset, "the broker has taken a blocked event")
+                tracing::info!(shard, offset, "the broker has taken a blocked event");
             }
             Fate::Dead => {
                 tracing::error!(

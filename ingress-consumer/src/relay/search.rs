@@ -3,7 +3,7 @@
 //! Messages are sent one at a time, and one that is refused is split in half until it is a lone event.
 //! What is refused with a nack may be fine, and the queue full: so it is held against an event only once
 //! the broker has taken something else since. Where it refuses several vehicles in a row and takes
-//! nothing, it is the broker that is full, and no event is to blame.
+//! nothing, it is the broker that is full, or does not take what it should, and no event is to blame.
 
 use std::collections::{HashSet, VecDeque};
 
@@ -12,6 +12,8 @@ use crate::store::event_log::LoggedEvent;
 
 /// So many different vehicles are refused in a row before the broker is to blame.
 const FULL_AFTER: usize = 3;
+/// The same, if the broker says of each that it never takes such a message.
+const USELESS_AFTER: usize = 16;
 
 /// What the broker said of the messages sent alone.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,7 +43,15 @@ pub struct Search {
     blocked: HashSet<String>,
     waiting: Vec<NewBlocked>,
     condemned: Vec<NewBlocked>,
-    suspects: Vec<NewBlocked>,
+    /// What was refused since the broker last took something.
+    suspects: Vec<Suspect>,
+}
+
+#[derive(Debug)]
+struct Suspect {
+    refused: NewBlocked,
+    /// The broker never takes it, or so it says.
+    is_certain: bool,
 }
 
 /// What a search has found.
@@ -96,14 +106,14 @@ impl Search {
         let Some(mut group) = self.todo.pop_front() else {
             return Next::GoOn;
         };
-        let (reason, to) = match verdict {
+        let (reason, is_certain) = match verdict {
             Verdict::Confirmed => {
                 // Something is taken, so what was not is itself to blame.
-                self.condemned.append(&mut self.suspects);
+                self.condemn(usize::MAX);
                 return Next::GoOn;
             }
-            Verdict::Refused(reason) => (reason, &mut self.suspects),
-            Verdict::Unacceptable(reason) => (reason, &mut self.condemned),
+            Verdict::Refused(reason) => (reason, false),
+            Verdict::Unacceptable(reason) => (reason, true),
         };
         if group.len() > 1 {
             let half = group.split_off(group.len() / 2);
@@ -113,37 +123,59 @@ impl Search {
         }
         for (offset, event) in group {
             self.blocked.insert(subject_key(&event));
-            to.push(NewBlocked {
+            let refused = NewBlocked {
                 offset,
                 event,
                 reason: Some(reason.clone()),
+            };
+            self.suspects.push(Suspect {
+                refused,
+                is_certain,
             });
         }
-        if self.suspects.len() < FULL_AFTER {
-            Next::GoOn
-        } else {
+        if self.broker_is_to_blame() {
             Next::Full
+        } else {
+            Next::GoOn
         }
     }
 
-    /// The offset of the first event that only the broker's taking something else would hold to blame.
+    fn broker_is_to_blame(&self) -> bool {
+        let doubtful = self.suspects.iter().any(|suspect| !suspect.is_certain);
+        let most = if doubtful { FULL_AFTER } else { USELESS_AFTER };
+        self.suspects.len() >= most
+    }
+
+    /// Holds the refusal against the first so many suspects.
+    fn condemn(&mut self, count: usize) {
+        let count = count.min(self.suspects.len());
+        let condemned = self.suspects.drain(..count).map(|suspect| suspect.refused);
+        self.condemned.extend(condemned);
+    }
+
+    /// Whether something was refused since the broker last took something.
     #[must_use]
-    pub fn first_suspect(&self) -> Option<u64> {
-        self.suspects.first().map(|suspect| suspect.offset)
+    pub fn has_suspects(&self) -> bool {
+        !self.suspects.is_empty()
     }
 
     /// What was found, given whether the broker has taken something of others since the first suspect.
     #[must_use]
     pub fn end(mut self, others_are_taken: bool) -> Found {
-        let to = match self.first_suspect() {
-            Some(first) if !others_are_taken => first - 1,
-            _ => {
-                self.condemned.append(&mut self.suspects);
-                self.todo
-                    .front()
-                    .and_then(|group| group.first())
-                    .map_or(self.last, |(next, _)| next - 1)
-            }
+        if others_are_taken {
+            self.condemn(usize::MAX);
+        } else if !self.broker_is_to_blame() {
+            let certain = self
+                .suspects
+                .iter()
+                .take_while(|suspect| suspect.is_certain);
+            self.condemn(certain.count());
+        }
+        let unsent = self.todo.front().and_then(|group| group.first());
+        let to = match (self.suspects.first(), unsent) {
+            (Some(suspect), _) => suspect.refused.offset - 1,
+            (None, Some((next, _))) => next - 1,
+            (None, None) => self.last,
         };
         let mut blocked = self.condemned;
         blocked.append(&mut self.waiting);
@@ -158,5 +190,4 @@ impl Search {
 }
 
 #[cfg(test)]
-#[path = "search_tests.rs"]
 mod tests;

@@ -13,7 +13,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use super::message::{self, Packed};
 use super::window::{Bounds, Window};
-use super::worker::{self, Worker};
+use super::worker::Worker;
 use super::{RelayError, retry};
 use crate::store::StoreError;
 use crate::store::blocked_event::{NewBlocked, subject_key};
@@ -59,7 +59,7 @@ pub(super) struct Stream<'a> {
     aside: BTreeMap<u64, LoggedEvent>,
     reading: Task<Result<Batch, StoreError>>,
     saving: Task<Result<u64, StoreError>>,
-    retrying: Task<Result<(), RelayError>>,
+    retrying: Task<Result<bool, RelayError>>,
     saved: u64,
     /// How many messages the broker had taken when blocked events were last tried.
     taken_before: u64,
@@ -127,8 +127,8 @@ impl<'a> Stream<'a> {
                 }
                 read = done(&mut self.reading) => self.take_in(read?)?,
                 saved = done(&mut self.saving) => self.written(saved?),
-                retried = done(&mut self.retrying) => {
-                    retried?;
+                tried = done(&mut self.retrying) => {
+                    self.retry_is_due |= tried?;
                     self.taken_before = self.worker.shared.taken();
                     self.blocked_may_differ = true;
                 }
@@ -196,7 +196,7 @@ impl<'a> Stream<'a> {
                 event: event.clone(),
                 reason: None,
             });
-            let saving = worker::save(Arc::clone(shared), shard, epoch, settled, blocked.collect());
+            let saving = Arc::clone(shared).save(shard, epoch, settled, blocked.collect());
             self.saving = Some(Box::pin(saving));
         }
         if self.end.is_some() {
@@ -204,7 +204,7 @@ impl<'a> Stream<'a> {
         }
         if self.reading.is_none() && self.may_have_more && self.ready.is_empty() {
             let limit = self.worker.pace.limit();
-            let reading = worker::read(Arc::clone(shared), shard, self.read_to, limit);
+            let reading = Arc::clone(shared).read(shard, self.read_to, limit);
             self.reading = Some(Box::pin(reading));
         }
         if self.retrying.is_none() && self.retry_is_due && !self.blocked_may_differ {

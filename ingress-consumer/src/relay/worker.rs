@@ -147,7 +147,9 @@ impl Worker {
     /// Sends what lies behind the checkpoint one message at a time, to find what the broker refuses.
     async fn search(&mut self, lane: Lane) -> Result<Turn, RelayError> {
         let limit = SEARCHED.min(self.shared.settings.batch_events);
-        let events = self.read(self.settled, limit).await?;
+        let events = Arc::clone(&self.shared)
+            .read(self.shard, self.settled, limit)
+            .await?;
         let Some((last, _)) = events.last() else {
             self.search_to = self.settled;
             return Ok(Turn::GoOn);
@@ -196,8 +198,10 @@ impl Worker {
                 lane = Some(open);
             }
             let next = search.answered(verdict);
-            if search.first_suspect().is_some() {
+            if search.has_suspects() {
                 taken_before.get_or_insert(self.shared.taken());
+            } else {
+                taken_before = None;
             }
             if next == Next::Full {
                 break;
@@ -224,13 +228,8 @@ impl Worker {
                 .iter()
                 .map(|blocked| subject_key(&blocked.event));
             self.blocked.extend(keys);
-            let saving = save(
-                Arc::clone(&self.shared),
-                self.shard,
-                self.epoch,
-                found.to,
-                found.blocked,
-            );
+            let saving =
+                Arc::clone(&self.shared).save(self.shard, self.epoch, found.to, found.blocked);
             self.settled = saving.await?;
         }
         if found.is_full {
@@ -261,10 +260,6 @@ impl Worker {
     pub(super) async fn read_blocked(&self) -> Result<HashSet<String>, StoreError> {
         let mut pg = self.shared.pool.acquire().await?;
         Ok(blocked_event::keys(&mut pg, self.shard).await?)
-    }
-
-    async fn read(&self, after: u64, limit: u32) -> Result<Vec<(u64, LoggedEvent)>, StoreError> {
-        read(Arc::clone(&self.shared), self.shard, after, limit).await
     }
 
     /// Lets others take the shard at once.
@@ -305,37 +300,39 @@ impl Shared {
     pub(super) fn taken(&self) -> u64 {
         self.confirmed.load(Ordering::Relaxed)
     }
-}
 
-/// The events of `shard` behind `after`.
-pub(super) async fn read(
-    shared: Arc<Shared>,
-    shard: u32,
-    after: u64,
-    limit: u32,
-) -> Result<Vec<(u64, LoggedEvent)>, StoreError> {
-    let mut pg = shared.pool.acquire().await?;
-    event_log::read(&mut pg, shard, after, i64::from(limit), BATCH_MOST_BYTES).await
-}
-
-/// Moves the checkpoint to `to` and blocks `blocked` in the same transaction; returns the checkpoint.
-pub(super) async fn save(
-    shared: Arc<Shared>,
-    shard: u32,
-    epoch: u64,
-    to: u64,
-    blocked: Vec<NewBlocked>,
-) -> Result<u64, StoreError> {
-    if blocked.is_empty() {
-        let mut pg = shared.pool.acquire().await?;
-        relay::advance(&mut pg, shard, epoch, to).await?;
-        return Ok(to);
+    /// The events of `shard` behind `after`.
+    pub(super) async fn read(
+        self: Arc<Self>,
+        shard: u32,
+        after: u64,
+        limit: u32,
+    ) -> Result<Vec<(u64, LoggedEvent)>, StoreError> {
+        let mut pg = self.pool.acquire().await?;
+        event_log::read(&mut pg, shard, after, i64::from(limit), BATCH_MOST_BYTES).await
     }
-    let (blocked, pause) = (&blocked, shared.settings.pause(1));
-    db::in_tx(&shared.pool, "block_events", |mut tx| async move {
-        relay::advance(&mut tx, shard, epoch, to).await?;
-        blocked_event::block(&mut tx, shard, blocked, pause).await?;
-        Ok::<_, StoreError>((tx, to))
-    })
-    .await
+
+    /// Moves the checkpoint to `to` and blocks `blocked` in the same transaction; returns the
+    /// checkpoint.
+    pub(super) async fn save(
+        self: Arc<Self>,
+        shard: u32,
+        epoch: u64,
+        to: u64,
+        blocked: Vec<NewBlocked>,
+    ) -> Result<u64, StoreError> {
+        if blocked.is_empty() {
+            let mut pg = self.pool.acquire().await?;
+            relay::advance(&mut pg, shard, epoch, to).await?;
+            return Ok(to);
+        }
+        let (blocked, pause, lease) = (&blocked, self.settings.pause(1), self.settings.lease);
+        db::in_tx(&self.pool, "block_events", |mut tx| async move {
+            relay::limit_idle(&mut tx, lease).await?;
+            relay::advance(&mut tx, shard, epoch, to).await?;
+            blocked_event::block(&mut tx, shard, blocked, pause).await?;
+            Ok::<_, StoreError>((tx, to))
+        })
+        .await
+    }
 }

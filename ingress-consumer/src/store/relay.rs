@@ -44,6 +44,18 @@ pub async fn count_shards(pg: &mut PgConnection) -> Result<u32, sqlx::Error> {
     Ok(small(shards.fetch_one(pg).await?))
 }
 
+/// Has the database end the transaction that begins if nothing comes for `lease`: a relay that is frozen
+/// in the middle of it would hold up all others, who wait for the same rows.
+pub async fn limit_idle(pg: &mut PgConnection, lease: Duration) -> Result<(), sqlx::Error> {
+    sqlx::query_scalar!(
+        "SELECT set_config('idle_in_transaction_session_timeout', $1, TRUE)",
+        lease.as_millis().to_string(),
+    )
+    .fetch_one(pg)
+    .await?;
+    Ok(())
+}
+
 /// Says that `relay` runs, for `lease` from now on, and forgets those that have not said so for too
 /// long. Returns whether it is new.
 pub async fn announce(
@@ -207,7 +219,9 @@ pub async fn release(pg: &mut PgConnection, shard: u32, epoch: u64) -> Result<()
 
 /// Says that `relay` runs no longer; what it still had of shards may be taken at once.
 pub async fn leave(pg: &mut PgConnection, relay: Uuid) -> Result<(), sqlx::Error> {
-    // Ended with the statement; a row at a time, as releases are.
+    sqlx::query!("DELETE FROM core.relay WHERE relay = $1", relay)
+        .execute(&mut *pg)
+        .await?;
     sqlx::query!(
         "WITH had AS (
              SELECT shard FROM core.relay_checkpoint WHERE owner = $1 ORDER BY shard FOR UPDATE
@@ -220,9 +234,6 @@ pub async fn leave(pg: &mut PgConnection, relay: Uuid) -> Result<(), sqlx::Error
     )
     .execute(&mut *pg)
     .await?;
-    sqlx::query!("DELETE FROM core.relay WHERE relay = $1", relay)
-        .execute(&mut *pg)
-        .await?;
     tell(pg).await
 }
 

@@ -152,6 +152,18 @@ fn what_the_broker_never_takes_is_blocked_though_it_takes_nothing_else() {
 }
 
 #[test]
+fn a_broker_that_never_takes_anything_is_to_blame_itself() {
+    let vehicles: Vec<_> = (0..40).map(|n| format!("bus-{n}")).collect();
+    let vehicles: Vec<_> = vehicles.iter().map(String::as_str).collect();
+    let mut search = search(&vehicles, 10, &[]);
+    let all: Vec<_> = (1..=40).collect();
+    run(&mut search, too_large(&all));
+    let found = search.end(false);
+    assert_eq!((found.to, found.is_full), (0, true));
+    assert!(found.blocked.is_empty());
+}
+
+#[test]
 fn what_was_not_sent_for_others_that_were_taken_elsewhere_is_not_passed() {
     let mut search = search(&["a", "b", "c", "d"], 1, &[]);
     run(&mut search, |_| Verdict::Refused("full".to_owned()));
