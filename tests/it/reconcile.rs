@@ -4,6 +4,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use headrace::services::Service;
+use ingress_consumer::store::session;
 use reqwest::Method;
 use serde_json::{Value, json};
 use shared_model::{ConnectionId, Envelope};
@@ -91,25 +92,25 @@ async fn everything_adds_up_after_stops_a_dead_broker_and_repeats() {
     let now = runtime::clock::now().timestamp_millis();
     let frames = drives(7, &vehicles, 600, now);
     let mut parts = frames.chunks(100);
-    let mut send = async || {
+    let mut drive = async || {
         provider.subscribed(1).await;
         let part = parts.next().unwrap_or_default().to_vec();
         assert_eq!(provider.send_all(part).await, 1);
     };
-    send().await;
+    drive().await;
     world.stop_service(Service::IngressConsumer).await;
-    send().await;
+    drive().await;
     world.start_service(Service::IngressConsumer).await;
-    send().await;
+    drive().await;
     world.stop_service(Service::IngressPublisher).await;
     world.start_service(Service::IngressPublisher).await;
-    send().await;
+    drive().await;
     let rabbitmq = world.servers.private.rabbitmq();
     rabbitmq.kill().await.unwrap();
     rabbitmq.wait_exit().await;
-    send().await;
+    drive().await;
     rabbitmq.restart().await.unwrap();
-    send().await;
+    drive().await;
     world.drained().await;
     world.start_gateway().await;
 
@@ -164,7 +165,6 @@ async fn frames_that_do_not_add_up_are_named() {
         settings: vec![("reconcile.late_after", "2s"), ("reconcile.every", "200ms")],
         without: vec![Service::IngressPublisher],
         alone: true,
-        ..Options::default()
     })
     .await;
     let connection = world.connect_nowhere("w", &["bus-1".to_owned()]).await;
@@ -250,26 +250,6 @@ async fn frames_that_do_not_add_up_are_named() {
     );
     let found = judged(&world, "ok").await;
     assert_eq!(found["connections"][0]["discarded"], 1, "{found}");
-
-    // A session of which nothing has ever come.
-    let session = shared_model::SessionId(runtime::clock::new_id());
-    let silent = json!([{"session": session, "connection": connection, "workspace": "w",
-        "sent": {"2": 3}, "ended": true}]);
-    tell(&world, silent).await;
-    let found = judged(&world, "missing").await;
-    let gap = &found["connections"][0]["gaps"][0];
-    assert_eq!(
-        (&gap["session"], &gap["missing"]),
-        (&json!(session), &json!(["1-3"]))
-    );
-
-    let nobody = report(&world, "?workspace=nobody").await;
-    assert_eq!(
-        (&nobody["verdict"], &nobody["connections"]),
-        (&json!("ok"), &json!([]))
-    );
-    assert_eq!(world.get("/v1/reconcile?workspace=NO%20NAME").await.0, 400);
-    assert_eq!(world.get("/v1/reconcile?colour=blue").await.0, 400);
     world.stop().await;
 }
 
@@ -357,5 +337,93 @@ async fn events_that_do_not_add_up_are_named() {
         "{found}"
     );
     assert_eq!(command(&world, &[]).await, ExitCode::FAILURE);
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_archived_is_in_no_sum() {
+    let world = World::with(Options {
+        settings: vec![("reconcile.late_after", "100ms")],
+        without: vec![Service::IngressPublisher],
+        ..Options::default()
+    })
+    .await;
+    let connection = world.connect_nowhere("w", &["bus-1".to_owned()]).await;
+    let (old, new) = (numbered(connection, 5), numbered(connection, 3));
+    world.send(&old[..4]).await;
+    world.send(&new).await;
+    let said = |of: &Envelope, last: u64| {
+        json!({"session": of.attributes.session, "connection": connection, "workspace": "w",
+               "sent": {of.partition.to_string(): last}, "ended": true})
+    };
+    tell(&world, json!([said(&old[0], 5), said(&new[0], 3)])).await;
+    bury(&world, &old[4], None).await;
+    letters(&world, 1).await;
+    world.drained().await;
+    let found = judged(&world, "ok").await;
+    assert_eq!(
+        (
+            &found["connections"][0]["sent"],
+            &found["connections"][0]["dead"]
+        ),
+        (&json!(8), &json!(1))
+    );
+
+    sqlx::query("UPDATE core.session SET last_at = now() - interval '1 year' WHERE session = $1")
+        .bind(old[0].attributes.session.0)
+        .execute(&world.pool)
+        .await
+        .unwrap();
+    let before = runtime::clock::now() - chrono::Duration::days(30);
+    let mut pg = world.pool.acquire().await.unwrap();
+    let first = shared_model::SessionId(uuid::Uuid::default());
+    let archived = session::archive(&mut pg, first, before, 1000)
+        .await
+        .unwrap();
+    assert_eq!(archived.rows, 1);
+    // Of the old one only its dead letter is left, which says nothing of the numbers before.
+    let found = judged(&world, "ok").await;
+    let sums = &found["connections"][0];
+    assert_eq!(
+        (&sums["sent"], &sums["seen"], &sums["dead"]),
+        (&json!(4), &json!(3), &json!(1))
+    );
+    assert_eq!(
+        order(&world, "discard", &json!({"filter": {}})).await["letters"],
+        1
+    );
+    let found = judged(&world, "ok").await;
+    assert_eq!(found["connections"][0]["discarded"], 1, "{found}");
+    drop(pg);
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_of_which_nothing_has_ever_come_is_missing() {
+    let world = World::with(Options {
+        settings: vec![("reconcile.late_after", "200ms")],
+        without: vec![Service::IngressPublisher],
+        ..Options::default()
+    })
+    .await;
+    let connection = world.connect_nowhere("w", &["bus-1".to_owned()]).await;
+    let session = shared_model::SessionId(runtime::clock::new_id());
+    let silent = json!([{"session": session, "connection": connection, "workspace": "w",
+        "sent": {"2": 3}, "ended": true}]);
+    tell(&world, silent).await;
+    let found = judged(&world, "missing").await;
+    let gap = &found["connections"][0]["gaps"][0];
+    assert_eq!(
+        (&gap["session"], &gap["missing"]),
+        (&json!(session), &json!(["1-3"]))
+    );
+
+    let nobody = report(&world, "?workspace=nobody").await;
+    assert_eq!(
+        (&nobody["verdict"], &nobody["connections"]),
+        (&json!("ok"), &json!([]))
+    );
+    assert_eq!(world.get("/v1/reconcile?workspace=NO%20NAME").await.0, 400);
+    assert_eq!(world.get("/v1/reconcile?colour=blue").await.0, 400);
     world.stop().await;
 }

@@ -80,11 +80,10 @@ async fn run(arguments: ReconcileArguments) -> anyhow::Result<Verdict> {
 /// For how long to ask again in all: while a system works, something is on its way at most times.
 fn patience(asked: Option<Duration>, verdict: Verdict) -> Duration {
     match (verdict, asked) {
-        (Verdict::Ok, _) => Duration::ZERO,
+        // What is missing does not come by itself.
+        (Verdict::Ok, _) | (Verdict::Missing, None) => Duration::ZERO,
         (_, Some(asked)) => asked,
         (Verdict::Late, None) => USUAL_WAIT,
-        // It does not come by itself.
-        (Verdict::Missing, None) => Duration::ZERO,
     }
 }
 

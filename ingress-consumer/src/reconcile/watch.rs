@@ -27,7 +27,7 @@ pub async fn look(
     patience: Duration,
 ) -> Result<Report, StoreError> {
     // The queues first: what leaves them meanwhile is in the tables, or was sent a moment ago.
-    let queued = queued(pool, queues).await?;
+    let in_queues = waiting(pool, queues).await?;
     let (ledger, at) = db::in_tx(pool, "reconcile", |mut tx| async move {
         let at = ledger::begin(&mut tx).await?;
         let read = Ledger {
@@ -38,7 +38,7 @@ pub async fn look(
                 None => ledger::shards(&mut tx).await?,
             },
             holding: session_source::holding(&mut tx).await?,
-            queued,
+            queued: in_queues,
         };
         Ok::<_, StoreError>((tx, (read, at)))
     })
@@ -47,7 +47,7 @@ pub async fn look(
     Ok(reconcile(&ledger, at, patience))
 }
 
-async fn queued(pool: &PgPool, queues: &Queues) -> Result<Option<u64>, StoreError> {
+async fn waiting(pool: &PgPool, queues: &Queues) -> Result<Option<u64>, StoreError> {
     let installation = Installation::read(&mut *pool.acquire().await?).await?;
     let (Some(link), Some(installation)) = (queues.get(), installation) else {
         return Ok(None);

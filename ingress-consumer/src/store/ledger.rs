@@ -164,9 +164,9 @@ pub async fn shards(pg: &mut PgConnection) -> Result<Vec<ShardAccount>, StoreErr
     let mut shards: Vec<_> = shards.collect();
     for place in subscriber::places(pg, None).await? {
         let shard = shards.iter_mut().find(|shard| shard.shard == place.shard);
-        shard
-            .into_iter()
-            .for_each(|shard| shard.subscribers.push(account(&place)));
+        if let Some(shard) = shard {
+            shard.subscribers.push(account(&place));
+        }
     }
     Ok(shards)
 }

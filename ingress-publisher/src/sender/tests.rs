@@ -476,3 +476,45 @@ async fn frames_that_wait_to_be_replaced_do_not_fill_the_window() {
     assert_eq!(running.end().await, Ok(()));
     assert_eq!(answers.accounted(), [1..=2000].into_iter().collect());
 }
+
+#[tokio::test]
+async fn a_canary_is_published_twice_alike_and_its_repeat_may_fail() {
+    let parcel = testing::parcel("m-1", b"{}");
+    for (repeat, percent, expected) in [
+        (Outcome::Confirmed, 100.0, 2),
+        (Outcome::Refused, 100.0, 2),
+        (Outcome::Unknown, 100.0, 2),
+        (Outcome::Confirmed, 0.0, 1),
+    ] {
+        let published = Arc::new(Mutex::new(Vec::new()));
+        let seen = Arc::clone(&published);
+        let (_up, link) = watch::channel(LinkState::Up);
+        let broker = Broker {
+            publish: move |message| {
+                let mut seen = seen.lock().unwrap();
+                seen.push(message);
+                let outcome = if seen.len() == 1 {
+                    Outcome::Confirmed
+                } else {
+                    repeat
+                };
+                std::future::ready(outcome)
+            },
+            link,
+            let_go: CancellationToken::new(),
+            canary: Canary::new(percent),
+        };
+        assert_eq!(
+            broker.attempt(3, &parcel).await,
+            None,
+            "it is safe after the first"
+        );
+        let published = published.lock().unwrap();
+        assert_eq!(published.len(), expected, "{repeat:?}");
+        assert!(
+            published
+                .iter()
+                .all(|message| *message == parcel.message(3))
+        );
+    }
+}
