@@ -8,7 +8,7 @@ use ingress_consumer::store::session;
 use reqwest::Method;
 use serde_json::{Value, json};
 use shared_model::{ConnectionId, Envelope};
-use tests::frames::{drives, frame, vehicles};
+use tests::frames::{drives, frame, subscription, vehicles};
 use tests::harness::{Options, World, envelopes, eventually, provider};
 use tests::model::{Fold, shown};
 
@@ -81,14 +81,8 @@ async fn everything_adds_up_after_stops_a_dead_broker_and_repeats() {
     .await;
     let provider = provider();
     let vehicles = vehicles(10);
-    let labels = json!(["soc", "odo", "speed", "gps", "power"]);
-    let subscription: serde_json::Map<_, _> = vehicles
-        .iter()
-        .map(|vehicle| (vehicle.clone(), labels.clone()))
-        .collect();
-    world
-        .connect("w", &provider.live_url(), json!({"vehicles": subscription}))
-        .await;
+    let settings = subscription(&vehicles);
+    world.connect("w", &provider.live_url(), settings).await;
     let now = runtime::clock::now().timestamp_millis();
     let frames = drives(7, &vehicles, 600, now);
     let mut parts = frames.chunks(100);

@@ -5,7 +5,7 @@ use std::time::Duration;
 use headrace::services::Service;
 use serde_json::json;
 use tests::EventLog;
-use tests::frames::{drives, frame, vehicles};
+use tests::frames::{drives, frame, subscription, vehicles};
 use tests::harness::{World, eventually, provider};
 use tests::model::{Fold, shown};
 
@@ -17,15 +17,8 @@ async fn each_service_survives_its_stop_with_nothing_lost() {
     let mut world = World::start().await;
     let provider = provider();
     let vehicles = vehicles(10);
-    let labels = json!(["soc", "odo", "speed", "gps", "power"]);
-    let subscription: serde_json::Map<_, _> = vehicles
-        .iter()
-        .map(|vehicle| (vehicle.clone(), labels.clone()))
-        .collect();
-    world
-        .connect("w", &provider.live_url(), json!({"vehicles": subscription}))
-        .await;
-
+    let settings = subscription(&vehicles);
+    world.connect("w", &provider.live_url(), settings).await;
     let now = runtime::clock::now().timestamp_millis();
     let frames = drives(5, &vehicles, 1500, now);
     let mut parts = frames.chunks(100);

@@ -19,6 +19,17 @@ pub fn vehicles(count: usize) -> Vec<String> {
     (1..=count).map(|n| format!("bus-{n}")).collect()
 }
 
+/// Settings of a connection that subscribes all labels of `vehicles`.
+#[must_use]
+pub fn subscription(vehicles: &[String]) -> Value {
+    let labels = json!(["soc", "odo", "speed", "gps", "power"]);
+    let of: serde_json::Map<_, _> = vehicles
+        .iter()
+        .map(|vehicle| (vehicle.clone(), labels.clone()))
+        .collect();
+    json!({"vehicles": of})
+}
+
 /// `count` frames of `vehicles`, spread over them and their labels, in the ten minutes before
 /// `now` (Unix milliseconds). Each carries a value that no other frame of its vehicle and label has.
 #[must_use]

@@ -146,6 +146,17 @@ fn get(url: &str) -> Value {
     })
 }
 
+/// The odometers of the vehicles of the workspace at `url` that stream.
+fn odometers(url: &str) -> Vec<f64> {
+    let page = get(&format!("{url}/vehicles"));
+    let items = page["items"].as_array().cloned().unwrap_or_default();
+    items
+        .iter()
+        .filter(|item| item["signals"]["odometer"]["provider"] == "viriciti")
+        .filter_map(|item| item["signals"]["odometer"]["value"].as_f64())
+        .collect()
+}
+
 fn text(output: &Output) -> String {
     format!(
         "{}{}",
@@ -183,15 +194,7 @@ fn up_shows_moving_vehicles_and_resumes_on_the_same_data() {
     let core = get(&format!("{}/readyz", env["CORE_URL"]));
     assert_eq!(core["status"], "ready", "{core}");
     let workspace = format!("{}/v1/workspaces/{}", env["API_URL"], env["WORKSPACE"]);
-    let odometers = || -> Vec<f64> {
-        let page = get(&format!("{workspace}/vehicles"));
-        let items = page["items"].as_array().cloned().unwrap_or_default();
-        items
-            .iter()
-            .filter(|item| item["signals"]["odometer"]["provider"] == "viriciti")
-            .filter_map(|item| item["signals"]["odometer"]["value"].as_f64())
-            .collect()
-    };
+    let odometers = || odometers(&workspace);
     let before = eventually("five vehicles have an odometer", odometers, |found| {
         found.len() == 5
     });
@@ -360,15 +363,7 @@ fn each_process_that_is_killed_comes_back_and_the_data_flow_on() {
     let running = Running::start(&arguments, data.path());
     let env = running.env();
     let workspace = format!("{}/v1/workspaces/{}", env["API_URL"], env["WORKSPACE"]);
-    let odometers = || -> Vec<f64> {
-        let page = get(&format!("{workspace}/vehicles"));
-        let items = page["items"].as_array().cloned().unwrap_or_default();
-        items
-            .iter()
-            .filter(|item| item["signals"]["odometer"]["provider"] == "viriciti")
-            .filter_map(|item| item["signals"]["odometer"]["value"].as_f64())
-            .collect()
-    };
+    let odometers = || odometers(&workspace);
     eventually("the vehicles have odometers", odometers, |found| {
         found.len() == 3
     });

@@ -31,9 +31,9 @@ use crate::store::parked::{self, Filter, Row, Scope, Sum};
 const CHUNK: i64 = 200;
 /// And how many bytes of bodies, unless one frame alone has more.
 const CHUNK_BYTES: i64 = 4 * 1024 * 1024;
-/// How many frames a request works on, unless it says so.
+/// How many frames or letters a request works on, unless it says so.
 const USUAL: u64 = 1000;
-/// How many frames a request may work on: what is done well before clients give up.
+/// How many frames or letters a request may work on: what is done well before clients give up.
 const MOST: u64 = 10_000;
 /// How many frames a replay tells of one by one.
 const TOLD: usize = 100;
@@ -120,16 +120,23 @@ pub struct ParkedOrder {
     pub limit: Option<u64>,
 }
 
-impl ParkedOrder {
-    fn limit(&self) -> Result<i64, Problem> {
-        let limit = self.limit.unwrap_or(USUAL);
-        i64::try_from(limit)
-            .ok()
-            .filter(|_| (1..=MOST).contains(&limit))
-            .ok_or_else(|| {
-                let detail = format!("limit is {limit}; write a number from 1 to {MOST}");
-                Problem::bad_request("invalid-limit", detail)
-            })
+/// How many of what is stored an order may work on.
+pub(super) fn order_limit(asked: Option<u64>) -> Result<i64, Problem> {
+    let limit = asked.unwrap_or(USUAL);
+    i64::try_from(limit)
+        .ok()
+        .filter(|_| (1..=MOST).contains(&limit))
+        .ok_or_else(|| {
+            let detail = format!("limit is {limit}; write a number from 1 to {MOST}");
+            Problem::bad_request("invalid-limit", detail)
+        })
+}
+
+/// A body as it is shown, behind the name of its encoding.
+pub(super) fn shown(body: Vec<u8>) -> (&'static str, String) {
+    match String::from_utf8(body) {
+        Ok(text) => ("text", text),
+        Err(error) => ("base64", STANDARD.encode(error.as_bytes())),
     }
 }
 
@@ -340,10 +347,7 @@ impl ParkedControl {
             let detail = format!("there is no parked frame {id} here");
             return Err(Problem::not_found("parked-frame-not-found", detail));
         };
-        let (encoding, body) = match String::from_utf8(body.body) {
-            Ok(text) => ("text", text),
-            Err(error) => ("base64", STANDARD.encode(error.as_bytes())),
-        };
+        let (encoding, body) = shown(body.body);
         let whole = WholeView {
             headers: row.headers.clone(),
             view: row.into(),
@@ -359,7 +363,7 @@ impl ParkedControl {
         scope: &Scope,
         order: ParkedOrder,
     ) -> Result<axum::Json<ParkedOutcome>, Problem> {
-        let limit = order.limit()?;
+        let limit = order_limit(order.limit)?;
         let filter = Filter::from(order.filter);
         if order.dry_run {
             let mut pg = self.pool.acquire().await?;
@@ -405,7 +409,7 @@ impl ParkedControl {
         scope: &Scope,
         order: ParkedOrder,
     ) -> Result<axum::Json<ParkedOutcome>, Problem> {
-        let mut left = order.limit()?;
+        let mut left = order_limit(order.limit)?;
         let filter = Filter::from(order.filter);
         let shards = installation(&mut *self.pool.acquire().await?)
             .await?

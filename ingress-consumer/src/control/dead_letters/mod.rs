@@ -19,6 +19,7 @@ use shared_model::topology;
 use sqlx::PgPool;
 
 use super::installation;
+use super::parked::order_limit;
 use crate::acceptance::Acceptance;
 use crate::config::AcceptanceConfig;
 use crate::metrics;
@@ -97,7 +98,7 @@ async fn discard(
     State(control): State<DeadLetterControl>,
     Json(order): Json<DeadLetterOrder>,
 ) -> Result<axum::Json<DeadLetterOutcome>, Problem> {
-    let mut left = order.limit()?;
+    let mut left = order_limit(order.limit)?;
     let filter = Filter::from(order.filter);
     let mut outcome = DeadLetterOutcome {
         dry_run: order.dry_run,
@@ -133,7 +134,7 @@ async fn replay(
     State(control): State<DeadLetterControl>,
     Json(order): Json<DeadLetterOrder>,
 ) -> Result<axum::Json<DeadLetterOutcome>, Problem> {
-    let mut left = order.limit()?;
+    let mut left = order_limit(order.limit)?;
     let mut filter = Filter::from(order.filter);
     // Those that were replayed are in the ingress queue, unless they are asked for by their ids.
     if filter.ids.is_none() && filter.replayed.is_none() {

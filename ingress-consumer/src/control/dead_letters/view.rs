@@ -2,21 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use chrono::{DateTime, Utc};
-use runtime::http::Problem;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use uuid::Uuid;
 
+use super::super::parked::shown;
 use super::judge::{Judgement, cause};
 use crate::store::dead_letter::{Filter, Row};
 
-/// How many letters a request works on, unless it says so.
-const USUAL: u64 = 1000;
-/// How many letters a request may work on: what is done well before clients give up.
-const MOST: u64 = 10_000;
 /// How many letters an answer tells of one by one.
 const TOLD: usize = 100;
 
@@ -92,19 +86,6 @@ pub struct DeadLetterOrder {
     /// At most so many.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<u64>,
-}
-
-impl DeadLetterOrder {
-    pub(super) fn limit(&self) -> Result<i64, Problem> {
-        let limit = self.limit.unwrap_or(USUAL);
-        i64::try_from(limit)
-            .ok()
-            .filter(|_| (1..=MOST).contains(&limit))
-            .ok_or_else(|| {
-                let detail = format!("limit is {limit}; write a number from 1 to {MOST}");
-                Problem::bad_request("invalid-limit", detail)
-            })
-    }
 }
 
 /// What became of dead letters.
@@ -231,10 +212,7 @@ pub(super) struct WholeView {
 
 impl WholeView {
     pub(super) fn new(row: Row, body: Vec<u8>, now: Judgement) -> Self {
-        let (encoding, body) = match String::from_utf8(body) {
-            Ok(text) => ("text", text),
-            Err(error) => ("base64", STANDARD.encode(error.as_bytes())),
-        };
+        let (encoding, body) = shown(body);
         Self {
             now,
             content_type: row.content_type.clone(),
