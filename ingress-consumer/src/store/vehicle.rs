@@ -61,6 +61,12 @@ fn read<T: DeserializeOwned>(
         .map_err(|error| StoreError::inconsistent("core.vehicle", column, row(), error))
 }
 
+/// The workspaces and the vehicles of `keys`.
+fn names<'a>(keys: impl IntoIterator<Item = &'a VehicleKey>) -> (Vec<String>, Vec<String>) {
+    let name = |key: &VehicleKey| (key.workspace.to_string(), key.vehicle.to_string());
+    keys.into_iter().map(name).unzip()
+}
+
 fn stored_key(workspace: String, vehicle: String) -> Result<VehicleKey, StoreError> {
     let id = || format!("{workspace}/{vehicle}");
     Ok(VehicleKey {
@@ -96,8 +102,7 @@ pub async fn load(
     pg: &mut PgConnection,
     keys: &[&VehicleKey],
 ) -> Result<BTreeMap<VehicleKey, Vehicle>, StoreError> {
-    let workspaces: Vec<_> = keys.iter().map(|key| key.workspace.to_string()).collect();
-    let vehicles: Vec<_> = keys.iter().map(|key| key.vehicle.to_string()).collect();
+    let (workspaces, vehicles) = names(keys.iter().copied());
     let rows = sqlx::query_as!(
         Row,
         "SELECT workspace, vehicle, shard, version, revision, signals, published,
@@ -144,8 +149,7 @@ pub async fn shards(
     pg: &mut PgConnection,
     keys: &[VehicleKey],
 ) -> Result<BTreeMap<VehicleKey, u32>, StoreError> {
-    let workspaces: Vec<_> = keys.iter().map(|key| key.workspace.to_string()).collect();
-    let vehicles: Vec<_> = keys.iter().map(|key| key.vehicle.to_string()).collect();
+    let (workspaces, vehicles) = names(keys);
     let rows = sqlx::query!(
         "SELECT workspace, vehicle, shard
          FROM core.vehicle
