@@ -12,6 +12,7 @@
 
 mod api;
 mod batch;
+mod core_config;
 #[cfg(test)]
 mod fixture;
 pub mod health;
@@ -24,6 +25,7 @@ pub mod snapshot;
 use std::net::SocketAddr;
 
 pub use batch::{Change, ConnectionChange, OutOfRange, VehicleChange, VehicleKey};
+pub use core_config::CoreConfig;
 
 /// A projection that runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -38,14 +38,56 @@ static LAG_SECONDS: LazyLock<Gauge<f64>> = LazyLock::new(|| {
 static HEALTH_VEHICLES: LazyLock<Gauge<u64>> = LazyLock::new(|| {
     METER
         .u64_gauge("headrace_health_vehicles")
-        .with_description("Vehicles by freshness")
+        .with_description("Vehicles by freshness, and by why they are not fresh")
         .build()
 });
 
 static HEALTH_TRANSITIONS: LazyLock<Counter<u64>> = LazyLock::new(|| {
     METER
         .u64_counter("headrace_health_transitions")
-        .with_description("Vehicles that went from one freshness to another")
+        .with_description("Changes of vehicles' health")
+        .build()
+});
+
+static HEALTH_INCIDENTS: LazyLock<Counter<u64>> = LazyLock::new(|| {
+    METER
+        .u64_counter("headrace_health_incidents")
+        .with_description("Outages of providers that were found to begin or to end")
+        .build()
+});
+
+static HEALTH_INCIDENTS_OPEN: LazyLock<Gauge<u64>> = LazyLock::new(|| {
+    METER
+        .u64_gauge("headrace_health_incidents_open")
+        .with_description("Outages of providers that go on, one for each connection")
+        .build()
+});
+
+static HEALTH_PIPELINE_LAG: LazyLock<Gauge<f64>> = LazyLock::new(|| {
+    METER
+        .f64_gauge("headrace_health_pipeline_lag_seconds")
+        .with_description("How long the oldest event has waited that was not applied yet")
+        .build()
+});
+
+static HEALTH_UNTOLD: LazyLock<Gauge<u64>> = LazyLock::new(|| {
+    METER
+        .u64_gauge("headrace_health_untold_findings")
+        .with_description("Findings that the core was not told of yet")
+        .build()
+});
+
+static HEALTH_TOLD: LazyLock<Counter<u64>> = LazyLock::new(|| {
+    METER
+        .u64_counter("headrace_health_told_findings")
+        .with_description("Findings that the core was told of")
+        .build()
+});
+
+static HEALTH_TELLING_FAILURES: LazyLock<Counter<u64>> = LazyLock::new(|| {
+    METER
+        .u64_counter("headrace_health_telling_failures")
+        .with_description("Attempts to tell the core that failed, by reason")
         .build()
 });
 
@@ -91,11 +133,43 @@ pub(crate) fn lag(name: &'static str, seconds: f64) {
     LAG_SECONDS.record(seconds, &[projection(name)]);
 }
 
-pub(crate) fn health_vehicles(freshness: &'static str, count: u64) {
-    HEALTH_VEHICLES.record(count, &[KeyValue::new("freshness", freshness)]);
+pub(crate) fn health_vehicles(freshness: &'static str, cause: &'static str, count: u64) {
+    let labels = [
+        KeyValue::new("freshness", freshness),
+        KeyValue::new("cause", cause),
+    ];
+    HEALTH_VEHICLES.record(count, &labels);
 }
 
-pub(crate) fn health_transitions(from: &'static str, to: &'static str, count: u64) {
-    let labels = [KeyValue::new("from", from), KeyValue::new("to", to)];
-    HEALTH_TRANSITIONS.add(count, &labels);
+pub(crate) fn health_transition(from: &'static str, to: &'static str, cause: &'static str) {
+    let labels = [
+        KeyValue::new("from", from),
+        KeyValue::new("to", to),
+        KeyValue::new("cause", cause),
+    ];
+    HEALTH_TRANSITIONS.add(1, &labels);
+}
+
+pub(crate) fn health_incident(change: &'static str) {
+    HEALTH_INCIDENTS.add(1, &[KeyValue::new("change", change)]);
+}
+
+pub(crate) fn health_incidents_open(count: u64) {
+    HEALTH_INCIDENTS_OPEN.record(count, &[]);
+}
+
+pub(crate) fn health_pipeline_lag(seconds: f64) {
+    HEALTH_PIPELINE_LAG.record(seconds, &[]);
+}
+
+pub(crate) fn health_untold(count: u64) {
+    HEALTH_UNTOLD.record(count, &[]);
+}
+
+pub(crate) fn health_told(count: u64) {
+    HEALTH_TOLD.add(count, &[]);
+}
+
+pub(crate) fn health_telling_failed(reason: &'static str) {
+    HEALTH_TELLING_FAILURES.add(1, &[KeyValue::new("reason", reason)]);
 }

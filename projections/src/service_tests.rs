@@ -17,19 +17,19 @@ use crate::health::{self, HealthConfig};
 use crate::snapshot::{self, SnapshotConfig};
 
 /// Stands in for the core's relay.
-struct Relay {
-    context: Context,
+pub(crate) struct Relay {
+    pub(crate) context: Context,
     publisher: Publisher,
 }
 
 impl Relay {
-    fn new(amqp: &runtime::config::AmqpConfig) -> Self {
+    pub(crate) fn new(amqp: &runtime::config::AmqpConfig) -> Self {
         let context = Context::new("relay", "0");
         let publisher = Publisher::new(Link::open(&context, amqp, topology::events()));
         Self { context, publisher }
     }
 
-    async fn send(&self, kind: EventType, data: Value) {
+    pub(crate) async fn send(&self, kind: EventType, data: Value) {
         let position = LogPosition {
             shard: 0,
             offset: 1,
@@ -56,7 +56,7 @@ impl Relay {
     }
 }
 
-async fn get(address: SocketAddr, path: &str) -> (u16, Value) {
+pub(crate) async fn get(address: SocketAddr, path: &str) -> (u16, Value) {
     let answer = reqwest::get(format!("http://{address}{path}"))
         .await
         .unwrap();
@@ -67,12 +67,12 @@ async fn get(address: SocketAddr, path: &str) -> (u16, Value) {
     )
 }
 
-fn problem(answer: &(u16, Value)) -> (u16, &str) {
+pub(crate) fn problem(answer: &(u16, Value)) -> (u16, &str) {
     let kind = answer.1["type"].as_str().unwrap_or_default();
     (answer.0, kind.rsplit(':').next().unwrap_or_default())
 }
 
-fn changed(vehicle: &str, version: u64, unit: &str) -> Value {
+pub(crate) fn changed(vehicle: &str, version: u64, unit: &str) -> Value {
     let now = clock::now();
     json!({"vehicle": vehicle, "version": version, "revision": version, "changed": [],
         "last_received_at": now, "signals": {"state_of_charge": {"value": 81.5, "unit": unit,
@@ -243,7 +243,11 @@ async fn a_silent_vehicle_turns_stale_and_offline_without_any_message() {
         get(http, "/v1/workspaces/demo/health").await.1,
         json!({"workspace": "demo", "vehicles": 3, "fresh": 0, "stale": 0, "offline": 2,
             "never_seen": 1,
-            "connections": {"connected": 0, "subscribed": 0, "silent": 0, "disconnected": 0}})
+            "causes": {"source_silent": 2, "pipeline_late": 0, "provider_outage": 0},
+            "providers": {"viriciti":
+                {"vehicles": 3, "fresh": 0, "stale": 0, "offline": 2, "never_seen": 1}},
+            "connections": {"connected": 0, "subscribed": 0, "silent": 0, "disconnected": 0},
+            "open_incidents": 0, "incidents": [], "pipeline_lag_seconds": null})
     );
     let (status, other) = get(http, "/v1/workspaces/other/health").await;
     assert_eq!((status, &other["vehicles"]), (200, &json!(0)));
@@ -260,7 +264,7 @@ async fn a_silent_vehicle_turns_stale_and_offline_without_any_message() {
     relay.context.stop().await.unwrap();
 }
 
-fn connection(number: u8, revision: u64, status: &str, error: Option<&str>) -> Value {
+pub(crate) fn connection(number: u8, revision: u64, status: &str, error: Option<&str>) -> Value {
     json!({"connection": format!("01890a5d-ac96-774b-bcce-b302099a80{number:02}"),
         "provider": "viriciti", "revision": revision, "status": status, "since": clock::now(),
         "reason": null, "error": error, "owner": "publisher-0", "epoch": 3,
