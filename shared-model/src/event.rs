@@ -217,24 +217,7 @@ impl CloudEvent {
                 found,
             });
         }
-        Ok(Some(match kind {
-            EventType::VehicleRegistered => {
-                Fact::VehicleRegistered(VehicleRegistered::deserialize(&self.data)?)
-            }
-            EventType::VehicleSnapshotChanged => {
-                Fact::VehicleSnapshotChanged(VehicleSnapshotChanged::deserialize(&self.data)?)
-            }
-            EventType::VehiclesSeen => Fact::VehiclesSeen(VehiclesSeen::deserialize(&self.data)?),
-            EventType::ConnectionStatusChanged => {
-                Fact::ConnectionStatusChanged(ConnectionStatusChanged::deserialize(&self.data)?)
-            }
-            EventType::VehicleHealthChanged => {
-                Fact::VehicleHealthChanged(VehicleHealthChanged::deserialize(&self.data)?)
-            }
-            EventType::ProviderIncidentChanged => {
-                Fact::ProviderIncidentChanged(ProviderIncidentChanged::deserialize(&self.data)?)
-            }
-        }))
+        Ok(Some(Fact::read(kind, &self.data)?))
     }
 }
 
@@ -267,6 +250,28 @@ impl Fact {
             Self::VehicleHealthChanged(_) => EventType::VehicleHealthChanged,
             Self::ProviderIncidentChanged(_) => EventType::ProviderIncidentChanged,
         }
+    }
+
+    /// The fact that the data of an event of type `kind` state.
+    pub fn read(kind: EventType, data: &Value) -> Result<Self, serde_json::Error> {
+        Ok(match kind {
+            EventType::VehicleRegistered => {
+                Self::VehicleRegistered(VehicleRegistered::deserialize(data)?)
+            }
+            EventType::VehicleSnapshotChanged => {
+                Self::VehicleSnapshotChanged(VehicleSnapshotChanged::deserialize(data)?)
+            }
+            EventType::VehiclesSeen => Self::VehiclesSeen(VehiclesSeen::deserialize(data)?),
+            EventType::ConnectionStatusChanged => {
+                Self::ConnectionStatusChanged(ConnectionStatusChanged::deserialize(data)?)
+            }
+            EventType::VehicleHealthChanged => {
+                Self::VehicleHealthChanged(VehicleHealthChanged::deserialize(data)?)
+            }
+            EventType::ProviderIncidentChanged => {
+                Self::ProviderIncidentChanged(ProviderIncidentChanged::deserialize(data)?)
+            }
+        })
     }
 
     /// The event's subject: the vehicle, where there is exactly one, the connection or the incident.
