@@ -7,6 +7,8 @@ use runtime::config::{AmqpConfig, BatchLimit, Config, DatabaseConfig, HttpConfig
 use serde::{Deserialize, Serialize};
 
 use super::Limits;
+use crate::core_config::CoreConfig;
+use crate::gaps_config::GapsConfig;
 
 const LEAST: Duration = Duration::from_secs(1);
 const MOST: Duration = Duration::from_hours(24 * 3650);
@@ -23,6 +25,10 @@ pub struct HealthConfig {
     pub http: HttpConfig,
     /// How much to commit at once.
     pub batch: BatchLimit,
+    /// The core, whose log has what does not arrive.
+    pub core: CoreConfig,
+    /// When a missing event is fetched.
+    pub gaps: GapsConfig,
     /// When silence becomes a fact.
     pub freshness: FreshnessConfig,
 }
@@ -96,6 +102,8 @@ impl Default for HealthConfig {
             database: DatabaseConfig::default(),
             http: HttpConfig::local(8084),
             batch: BatchLimit::default(),
+            core: CoreConfig::default(),
+            gaps: GapsConfig::default(),
             freshness: FreshnessConfig::default(),
         }
     }
@@ -106,6 +114,8 @@ impl Config for HealthConfig {
         self.amqp.validate(problems);
         self.database.validate(problems);
         self.batch.validate(problems);
+        self.core.validate(problems);
+        self.gaps.validate(problems);
         self.freshness.validate(problems);
     }
 

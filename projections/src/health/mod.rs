@@ -21,14 +21,15 @@ use runtime::amqp::Link;
 use runtime::db::{self, Migrations};
 use runtime::{Context, clock, http};
 use shared_model::topology::{self, Subscriber};
-use sqlx::PgPool;
+use sqlx::{PgConnection, PgPool};
 
 pub use config::{FreshnessConfig, HealthConfig};
 pub use connection_store::ConnectionHealth;
 pub use fold::Heard;
 pub use freshness::{Freshness, Judgement, Limits, Run, freshness_at};
 
-use crate::projection::{self, Projection};
+use crate::projection::{self, Projection, Settings};
+use crate::schema::Schema;
 use crate::{ConnectionChange, Started, VehicleChange, metrics};
 
 /// The migrations of the schema `health`.
@@ -42,9 +43,15 @@ pub async fn start(context: Context, config: HealthConfig) -> anyhow::Result<Sta
     let limits = config.freshness.limits();
     let pool = db::open(&context, &config.database)?;
     let schema = context.readiness().add("schema");
+    let tables = context.readiness().add("tables");
     let link = Link::open(&context, &config.amqp, topology::events());
     let http = http::serve(&context, &config.http, api::routes(pool.clone(), limits)).await?;
     let worker = context.clone();
+    let settings = Settings {
+        batch: config.batch,
+        gaps: config.gaps,
+        core: config.core,
+    };
     context.spawn("health-projection", async move {
         db::require_schema(&pool, &MIGRATIONS, worker.stopping()).await?;
         schema.up();
@@ -53,7 +60,7 @@ pub async fn start(context: Context, config: HealthConfig) -> anyhow::Result<Sta
             limits,
         };
         tokio::try_join!(
-            projection::run(&worker, &link, config.batch, &projection),
+            projection::run(&worker, &link, &settings, &tables, &projection),
             sweep::run(&pool, limits, config.freshness.sweep_every, &worker),
         )?;
         Ok(())
@@ -69,36 +76,39 @@ struct HealthProjection {
 impl Projection for HealthProjection {
     const NAME: &'static str = "health";
     const SUBSCRIBER: Subscriber = Subscriber::Health;
+    const TRANSACTION: &'static str = "health_apply";
+    const TABLES: &'static [&'static str] = &["vehicle", "connection", "checkpoint"];
     type Change = Heard;
+    type Row = store::Written;
+
+    fn pool(&self) -> &PgPool {
+        &self.pool
+    }
+
+    fn schema(&self) -> Schema {
+        Schema(MIGRATIONS.schema)
+    }
 
     async fn write(
         &self,
+        connection: &mut PgConnection,
         changes: &[VehicleChange<Heard>],
-    ) -> Result<Vec<(String, String)>, sqlx::Error> {
-        let (now, limits) = (clock::now(), self.limits);
-        let written = db::in_tx(&self.pool, "health_apply", |mut transaction| async move {
-            let written = store::upsert(&mut transaction, changes, now, limits).await?;
-            Ok::<_, sqlx::Error>((transaction, written))
-        })
-        .await?;
-        for row in &written {
-            if let Some(before) = row.before.filter(|before| *before != row.after) {
-                metrics::health_transitions(before.name(), row.after.name(), 1);
-            }
-        }
-        let keys = written.into_iter().map(|row| (row.workspace, row.vehicle));
-        Ok(keys.collect())
+    ) -> Result<Vec<store::Written>, sqlx::Error> {
+        store::upsert(connection, changes, clock::now(), self.limits).await
     }
 
-    async fn write_connections(&self, changes: &[ConnectionChange]) -> Result<u64, sqlx::Error> {
-        db::in_tx(
-            &self.pool,
-            "health_apply_connections",
-            |mut transaction| async move {
-                let written = connection_store::upsert(&mut transaction, changes).await?;
-                Ok::<_, sqlx::Error>((transaction, written))
-            },
-        )
-        .await
+    async fn write_connections(
+        &self,
+        connection: &mut PgConnection,
+        changes: &[ConnectionChange],
+    ) -> Result<u64, sqlx::Error> {
+        connection_store::upsert(connection, changes).await
+    }
+
+    fn committed(row: store::Written) -> (String, String) {
+        if let Some(before) = row.before.filter(|before| *before != row.after) {
+            metrics::health_transitions(before.name(), row.after.name(), 1);
+        }
+        (row.workspace, row.vehicle)
     }
 }

@@ -12,14 +12,15 @@ use runtime::amqp::Link;
 use runtime::db::{self, Migrations};
 use runtime::{Context, http};
 use shared_model::topology::{self, Subscriber};
-use sqlx::PgPool;
+use sqlx::{PgConnection, PgPool};
 
 pub use config::SnapshotConfig;
 #[cfg(test)]
 pub(crate) use fold::tests::any_fact;
 pub use fold::{Quantity, Snapshot};
 
-use crate::projection::{self, Projection};
+use crate::projection::{self, Projection, Settings};
+use crate::schema::Schema;
 use crate::{Started, VehicleChange};
 
 /// The migrations of the schema `snapshot`.
@@ -28,38 +29,61 @@ pub static MIGRATIONS: Migrations = Migrations {
     migrator: || sqlx::migrate!("migrations/snapshot"),
 };
 
-/// Starts the read API and the worker on `context`. Broker and database may be away.
+/// The tables that are answered from.
+const LIVE: Schema = Schema("snapshot");
+
+/// Starts the read API and the worker on `context`. Broker, database and core may be away.
 pub async fn start(context: Context, config: SnapshotConfig) -> anyhow::Result<Started> {
     let pool = db::open(&context, &config.database)?;
     let schema = context.readiness().add("schema");
+    let tables = context.readiness().add("tables");
     let link = Link::open(&context, &config.amqp, topology::events());
     let http = http::serve(&context, &config.http, api::routes(pool.clone())).await?;
-    let (worker, limit) = (context.clone(), config.batch);
+    let worker = context.clone();
+    let settings = Settings {
+        batch: config.batch,
+        gaps: config.gaps,
+        core: config.core,
+    };
     context.spawn("snapshot-projection", async move {
         db::require_schema(&pool, &MIGRATIONS, worker.stopping()).await?;
         schema.up();
-        projection::run(&worker, &link, limit, &SnapshotProjection { pool }).await
+        let projection = SnapshotProjection { pool, schema: LIVE };
+        projection::run(&worker, &link, &settings, &tables, &projection).await
     });
     Ok(Started { http })
 }
 
 struct SnapshotProjection {
     pool: PgPool,
+    schema: Schema,
 }
 
 impl Projection for SnapshotProjection {
     const NAME: &'static str = "snapshot";
     const SUBSCRIBER: Subscriber = Subscriber::Snapshot;
+    const TRANSACTION: &'static str = "snapshot_apply";
+    const TABLES: &'static [&'static str] = &["vehicle", "checkpoint"];
     type Change = Snapshot;
+    type Row = (String, String);
+
+    fn pool(&self) -> &PgPool {
+        &self.pool
+    }
+
+    fn schema(&self) -> Schema {
+        self.schema
+    }
 
     async fn write(
         &self,
+        connection: &mut PgConnection,
         changes: &[VehicleChange<Snapshot>],
     ) -> Result<Vec<(String, String)>, sqlx::Error> {
-        db::in_tx(&self.pool, "snapshot_apply", |mut transaction| async move {
-            let written = store::upsert(&mut transaction, changes).await?;
-            Ok((transaction, written))
-        })
-        .await
+        store::upsert(connection, self.schema, changes).await
+    }
+
+    fn committed(row: (String, String)) -> (String, String) {
+        row
     }
 }
