@@ -196,8 +196,7 @@ impl<P: Projection> Applier<'_, P> {
 
 /// Whether a table, or its schema, is not there.
 pub(crate) fn is_missing_table(error: &sqlx::Error) -> bool {
-    let code = error.as_database_error().and_then(|error| error.code());
-    matches!(code.as_deref(), Some("42P01" | "3F000"))
+    db::has_state(error, &["42P01", "3F000"])
 }
 
 /// Says that tables are missing, and what to do about it.

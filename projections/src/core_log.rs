@@ -162,7 +162,7 @@ impl Events {
             held += line.len();
             messages.push(Message {
                 content_type: CONTENT_TYPE.to_owned(),
-                message_id: message_id(self.shard, self.next, self.next),
+                id: message_id(self.shard, self.next, self.next),
                 body: line,
             });
             self.next += 1;

@@ -127,8 +127,8 @@ async fn report(
 
 #[derive(Deserialize)]
 struct Asked {
-    after: u64,
-    limit: u64,
+    after: usize,
+    limit: usize,
 }
 
 async fn read(
@@ -137,14 +137,13 @@ async fn read(
     Query(asked): Query<Asked>,
 ) -> Result<Vec<u8>, StatusCode> {
     let mut log = log.lock().unwrap();
-    let (first, last) = (asked.after + 1, asked.after + asked.limit);
+    let (first, last) = (asked.after as u64 + 1, (asked.after + asked.limit) as u64);
     log.asked.push((shard, first, last));
     if first < log.first(shard) {
         return Err(StatusCode::GONE);
     }
     let events = log.shards.get(&shard).into_iter().flatten();
-    let (skip, take) = (asked.after as usize, asked.limit as usize);
-    let lines = events.skip(skip).take(take).map(|event| {
+    let lines = events.skip(asked.after).take(asked.limit).map(|event| {
         let mut line = serde_json::to_vec(event).unwrap();
         line.push(b'\n');
         line

@@ -1,111 +1,15 @@
 //! Checkpoints and gaps, from the broker and the core's log to the tables.
 
-use std::net::SocketAddr;
-use std::time::Duration;
-
 use runtime::Context;
-use runtime::config::{DatabaseConfig, HttpConfig};
+use runtime::config::HttpConfig;
 use serde_json::Value;
-use shared_model::event::{CloudEvent, EventType};
-use sqlx::PgPool;
+use shared_model::event::EventType;
 
-use crate::checkpoint;
 use crate::fixture::{self, eventually};
-use crate::offsets::multirange;
-use crate::schema::Schema;
+use crate::health;
+use crate::running::{KIND, Running, applied, bus, pool};
 use crate::service_tests::{Relay, changed, get};
-use crate::snapshot::{self, SnapshotConfig};
-use crate::{GapsConfig, health};
-
-const KIND: EventType = EventType::VehicleSnapshotChanged;
-
-/// A snapshot projection that runs, and what it needs.
-struct Running {
-    /// Metrics are the process's, so each test has a shard of its own.
-    shard: u32,
-    relay: Relay,
-    context: Context,
-    http: SocketAddr,
-    pool: PgPool,
-    config: SnapshotConfig,
-}
-
-impl Running {
-    async fn start(shard: u32) -> Self {
-        let amqp = fixture::broker().await;
-        let relay = Relay::new(&amqp).await;
-        let config = SnapshotConfig {
-            amqp,
-            database: fixture::database(&snapshot::MIGRATIONS).await,
-            http: HttpConfig::local(0),
-            core: relay.core.config(),
-            gaps: GapsConfig {
-                after: Duration::from_millis(300),
-            },
-            ..SnapshotConfig::default()
-        };
-        let context = Context::new("snapshot-projection", "0");
-        let started = snapshot::start(context.clone(), config.clone()).await;
-        Self {
-            shard,
-            relay,
-            context,
-            http: started.unwrap().http,
-            pool: pool(&config.database).await,
-            config,
-        }
-    }
-
-    async fn applied(&self) -> String {
-        applied(&self.pool, "snapshot", self.shard).await
-    }
-
-    /// Logs an event.
-    fn append(&self, kind: EventType, data: Value) -> CloudEvent {
-        self.relay.core.append(self.shard, kind, data)
-    }
-
-    /// Logs an event and sends it.
-    async fn send(&self, kind: EventType, data: Value) {
-        self.relay.send_again(&self.append(kind, data)).await;
-    }
-
-    /// What a metric says of the shard.
-    async fn metric(&self, name: &str) -> Option<f64> {
-        let page = reqwest::get(format!("http://{}/metrics", self.http)).await;
-        let page = page.unwrap().text().await.unwrap();
-        let shard = format!("shard=\"{}\"", self.shard);
-        let line = page
-            .lines()
-            .find(|line| line.starts_with(name) && line.contains(&shard))?;
-        line.rsplit(' ').next()?.parse().ok()
-    }
-
-    async fn stop(self) {
-        self.context.stop().await.unwrap();
-        self.relay.stop().await;
-    }
-}
-
-async fn pool(config: &DatabaseConfig) -> PgPool {
-    let url = config.url.as_ref().unwrap().expose();
-    PgPool::connect(url).await.unwrap()
-}
-
-/// The offsets of a shard that were applied.
-async fn applied(pool: &PgPool, schema: &'static str, shard: u32) -> String {
-    let mut connection = pool.acquire().await.unwrap();
-    let applied = checkpoint::load(&mut connection, Schema(schema)).await;
-    applied
-        .unwrap()
-        .of(shard)
-        .map(multirange)
-        .unwrap_or_default()
-}
-
-fn bus(number: u64) -> Value {
-    changed(&format!("bus-{number}"), 1, "%")
-}
+use crate::snapshot;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_does_not_arrive_is_fetched_and_nothing_else_is() {

@@ -16,10 +16,12 @@ mod api;
 mod applier;
 mod batch;
 mod checkpoint;
+mod comparison;
 mod core_config;
 mod core_log;
 #[cfg(test)]
 mod core_stand_in;
+mod fill;
 #[cfg(test)]
 mod fixture;
 mod gap;
@@ -32,16 +34,23 @@ mod metrics;
 mod offsets;
 mod part;
 mod projection;
+mod rebuild;
+#[cfg(test)]
+mod rebuild_tests;
+#[cfg(test)]
+mod running;
 mod schema;
 #[cfg(test)]
 mod service_tests;
 pub mod snapshot;
+mod table_set;
 
 use std::net::SocketAddr;
 
 pub use batch::{Change, ConnectionChange, OutOfRange, VehicleChange, VehicleKey};
 pub use core_config::CoreConfig;
 pub use gaps_config::GapsConfig;
+pub use rebuild::RebuildArguments;
 
 /// A projection that runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

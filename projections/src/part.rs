@@ -109,6 +109,10 @@ mod tests {
         }
     }
 
+    fn index(change: &ConnectionChange) -> usize {
+        usize::try_from(change.fact.revision).unwrap()
+    }
+
     proptest! {
         /// A database that refuses some vehicles (by number) and connections (by revision) keeps all
         /// the others, each once, and the checkpoint last.
@@ -129,7 +133,7 @@ mod tests {
             let (mut kept, mut left_out) = (Vec::new(), Vec::new());
             while let Some(part) = parts.pop() {
                 let bad = part.vehicles.iter().any(|of| vehicles[of.change])
-                    || part.connections.iter().any(|of| connections[of.fact.revision as usize]);
+                    || part.connections.iter().any(|of| connections[index(of)]);
                 if !bad {
                     kept.extend(part.vehicles.iter().map(|of| format!("v{}", of.change)));
                     kept.extend(part.connections.iter().map(|of| format!("c{}", of.fact.revision)));

@@ -103,7 +103,7 @@ pub(crate) async fn run<P: Projection>(
         activity: &activity,
         limit: settings.batch,
     };
-    tokio::try_join!(worker.run(link), keeper.run())?;
+    tokio::try_join!(Box::pin(worker.run(link)), Box::pin(keeper.run()))?;
     Ok(())
 }
 

@@ -175,6 +175,13 @@ async fn snapshots_are_answered_and_a_bad_message_takes_nothing_with_it() {
     }
     let (_, ready) = get(http, "/readyz").await;
     assert_eq!(ready["status"], "ready", "{ready}");
+    assert_counted(http).await;
+    context.stop().await.unwrap();
+    relay.stop().await;
+}
+
+/// What the test above has the projection count is on its page of metrics.
+async fn assert_counted(http: SocketAddr) {
     let page = reqwest::get(format!("http://{http}/metrics")).await;
     let metrics = page.unwrap().text().await.unwrap();
     for (name, label) in [
@@ -198,8 +205,6 @@ async fn snapshots_are_answered_and_a_bad_message_takes_nothing_with_it() {
         let counted = |line: &str| line.starts_with(name) && line.contains(label);
         assert!(metrics.lines().any(counted), "{name} {label}: {metrics}");
     }
-    context.stop().await.unwrap();
-    relay.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -17,9 +17,13 @@ mod freshness;
 mod store;
 mod sweep;
 
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::Subcommand;
 use runtime::amqp::Link;
 use runtime::db::{self, Migrations};
-use runtime::{Context, clock, http};
+use runtime::{Context, clock, http, service};
 use shared_model::topology::{self, Subscriber};
 use sqlx::{PgConnection, PgPool};
 
@@ -28,7 +32,11 @@ pub use connection_store::ConnectionHealth;
 pub use fold::Heard;
 pub use freshness::{Freshness, Judgement, Limits, Run, freshness_at};
 
+use crate::applier::Applier;
+use crate::core_log::CoreLog;
+use crate::fill::{Filler, Say};
 use crate::projection::{self, Projection, Settings};
+use crate::rebuild;
 use crate::schema::Schema;
 use crate::{ConnectionChange, Started, VehicleChange, metrics};
 
@@ -37,6 +45,51 @@ pub static MIGRATIONS: Migrations = Migrations {
     schema: "health",
     migrator: || sqlx::migrate!("migrations/health"),
 };
+
+/// The service's own commands.
+#[derive(Debug, Clone, Copy, Subcommand)]
+pub enum Command {
+    /// Read all that the core knows into the tables; nothing is removed, and the service goes on
+    /// meanwhile.
+    Refill,
+}
+
+/// The service as a process of its own.
+#[must_use]
+pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
+    service::run_with_commands(
+        arguments,
+        "health-projection",
+        Some(&MIGRATIONS),
+        |context, config| async { start(context, config).await.map(drop) },
+        |context, config, Command::Refill| async move {
+            let say = |line: &str| println!("{line}");
+            refill(&context, config, &say).await
+        },
+    )
+}
+
+/// Reads all that the core knows into the tables, and tells of it by `say`.
+pub(crate) async fn refill(
+    context: &Context,
+    config: HealthConfig,
+    say: Say<'_>,
+) -> anyhow::Result<()> {
+    let projection = HealthProjection {
+        pool: rebuild::pool(context, config.database, &MIGRATIONS).await?,
+        limits: config.freshness.limits(),
+    };
+    let filler = Filler {
+        applier: Applier {
+            context,
+            projection: &projection,
+            tables: None,
+        },
+        core: &CoreLog::new(&config.core.url)?,
+        say,
+    };
+    filler.read_state().await
+}
 
 /// Starts the read API and the worker on `context`. Broker and database may be away.
 pub async fn start(context: Context, config: HealthConfig) -> anyhow::Result<Started> {
