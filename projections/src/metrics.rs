@@ -28,10 +28,38 @@ static REJECTED: LazyLock<Counter<u64>> = LazyLock::new(|| {
         .build()
 });
 
+static LAG_EVENTS: LazyLock<Gauge<u64>> = LazyLock::new(|| {
+    METER
+        .u64_gauge("headrace_projection_lag_events")
+        .with_description("Events of a shard behind the first that is not applied, with it")
+        .build()
+});
+
 static LAG_SECONDS: LazyLock<Gauge<f64>> = LazyLock::new(|| {
     METER
         .f64_gauge("headrace_projection_lag_seconds")
-        .with_description("Age of the newest event of the last batch that changed the read model")
+        .with_description("How long the first event of a shard that is not applied has waited")
+        .build()
+});
+
+static REPORTS: LazyLock<Counter<u64>> = LazyLock::new(|| {
+    METER
+        .u64_counter("headrace_projection_reports")
+        .with_description("Times that the core was told how far the projection is, by outcome")
+        .build()
+});
+
+static FETCHED: LazyLock<Counter<u64>> = LazyLock::new(|| {
+    METER
+        .u64_counter("headrace_projection_fetched_events")
+        .with_description("Events that did not arrive and were fetched from the log")
+        .build()
+});
+
+static LOST: LazyLock<Gauge<u64>> = LazyLock::new(|| {
+    METER
+        .u64_gauge("headrace_projection_lost_events")
+        .with_description("Events of a shard that were never applied and are no longer in the log")
         .build()
 });
 
@@ -129,8 +157,26 @@ pub(crate) fn rejected(name: &'static str, reason: &'static str) {
     REJECTED.add(1, &[projection(name), KeyValue::new("reason", reason)]);
 }
 
-pub(crate) fn lag(name: &'static str, seconds: f64) {
-    LAG_SECONDS.record(seconds, &[projection(name)]);
+fn of_shard(name: &'static str, shard: u32) -> [KeyValue; 2] {
+    [projection(name), KeyValue::new("shard", i64::from(shard))]
+}
+
+pub(crate) fn lag(name: &'static str, shard: u32, events: u64, seconds: f64) {
+    let labels = of_shard(name, shard);
+    LAG_EVENTS.record(events, &labels);
+    LAG_SECONDS.record(seconds, &labels);
+}
+
+pub(crate) fn reported(name: &'static str, outcome: &'static str) {
+    REPORTS.add(1, &[projection(name), KeyValue::new("outcome", outcome)]);
+}
+
+pub(crate) fn fetched(name: &'static str, count: u64) {
+    FETCHED.add(count, &[projection(name)]);
+}
+
+pub(crate) fn lost(name: &'static str, shard: u32, count: u64) {
+    LOST.record(count, &of_shard(name, shard));
 }
 
 pub(crate) fn health_vehicles(freshness: &'static str, cause: &'static str, count: u64) {

@@ -10,6 +10,7 @@ use shared_model::Provider;
 
 use super::{Limits, LimitsByProvider, Patience};
 use crate::CoreConfig;
+use crate::gaps_config::GapsConfig;
 
 const LEAST: Duration = Duration::from_secs(1);
 const MOST: Duration = Duration::from_hours(24 * 3650);
@@ -24,10 +25,12 @@ pub struct HealthConfig {
     pub database: DatabaseConfig,
     /// The read API.
     pub http: HttpConfig,
-    /// The core, which is told of what was found.
-    pub core: CoreConfig,
     /// How much to commit at once.
     pub batch: BatchLimit,
+    /// The core, whose log has what does not arrive, and which is told of what was found.
+    pub core: CoreConfig,
+    /// When a missing event is fetched.
+    pub gaps: GapsConfig,
     /// When silence becomes a fact.
     pub freshness: FreshnessConfig,
     /// When a connection's outage becomes a fact.
@@ -232,8 +235,9 @@ impl Default for HealthConfig {
             amqp: AmqpConfig::default(),
             database: DatabaseConfig::default(),
             http: HttpConfig::local(8084),
-            core: CoreConfig::default(),
             batch: BatchLimit::default(),
+            core: CoreConfig::default(),
+            gaps: GapsConfig::default(),
             freshness: FreshnessConfig::default(),
             incidents: IncidentsConfig::default(),
             history: HistoryConfig::default(),
@@ -245,8 +249,9 @@ impl Config for HealthConfig {
     fn validate(&self, problems: &mut Problems) {
         self.amqp.validate(problems);
         self.database.validate(problems);
-        self.core.validate(problems);
         self.batch.validate(problems);
+        self.core.validate(problems);
+        self.gaps.validate(problems);
         self.freshness.validate(problems);
         self.incidents.validate(problems);
         self.history.validate(problems);

@@ -96,7 +96,7 @@ impl Why {
 /// What is known beside a vehicle's receipts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Evidence {
-    /// Why it was not fresh when it was judged last, in this same silence.
+    /// Why it was not fresh when it was judged last, if it has not been fresh since.
     pub before: Option<Why>,
     /// The outage, not over, of the connection that it is heard from through.
     pub outage: Option<Outage>,
@@ -158,7 +158,7 @@ fn why(
 }
 
 /// Until when everything that was said has been applied, for a projection that is `lag` behind: as long
-/// as that is no more than `late_after`, until `now`.
+/// as that is no more than `late_after`, until `now`. Without a lag nothing is known, and nothing proven.
 #[must_use]
 pub fn proven_until(
     lag: Option<TimeDelta>,
@@ -166,10 +166,13 @@ pub fn proven_until(
     now: DateTime<Utc>,
 ) -> DateTime<Utc> {
     match lag {
+        None => DateTime::UNIX_EPOCH,
         Some(lag) if lag > late_after => now
             .checked_sub_signed(lag)
-            .unwrap_or(DateTime::<Utc>::MIN_UTC),
-        _ => now,
+            .map_or(DateTime::UNIX_EPOCH, |until| {
+                until.max(DateTime::UNIX_EPOCH)
+            }),
+        Some(_) => now,
     }
 }
 

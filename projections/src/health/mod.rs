@@ -32,15 +32,19 @@ mod tell;
 mod tests;
 mod vehicle;
 
+use std::ffi::OsString;
+use std::process::ExitCode;
 use std::sync::Arc;
 
 use chrono::{DateTime, TimeDelta, Utc};
+use clap::Subcommand;
 use runtime::amqp::Link;
 use runtime::db::{self, Migrations};
-use runtime::{Context, clock, http};
+use runtime::{Context, clock, http, service};
 use shared_model::Provider;
+use shared_model::log::LogState;
 use shared_model::topology::{self, Subscriber};
-use sqlx::PgPool;
+use sqlx::{PgConnection, PgPool};
 use tokio::sync::Notify;
 
 pub use config::{
@@ -56,9 +60,14 @@ pub use pipeline::Pipeline;
 pub use situation::Situation;
 pub use vehicle::{News, Transition, Vehicle};
 
-use crate::projection::{self, Projection};
+use crate::applier::Applier;
+use crate::core_log::CoreLog;
+use crate::fill::{Filler, Say};
+use crate::projection::{self, Projection, Settings};
+use crate::rebuild;
+use crate::schema::Schema;
 use crate::{ConnectionChange, Started, VehicleChange, metrics};
-use store::vehicle::Standards;
+use store::vehicle::{Standards, Written};
 
 /// The migrations of the schema `health`.
 pub static MIGRATIONS: Migrations = Migrations {
@@ -66,22 +75,72 @@ pub static MIGRATIONS: Migrations = Migrations {
     migrator: || sqlx::migrate!("migrations/health"),
 };
 
+/// The service's own commands.
+#[derive(Debug, Clone, Copy, Subcommand)]
+pub enum Command {
+    /// Read all that the core knows into the tables; nothing is removed, and the service goes on
+    /// meanwhile.
+    Refill,
+}
+
+/// The service as a process of its own.
+#[must_use]
+pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
+    service::run_with_commands(
+        arguments,
+        "health-projection",
+        Some(&MIGRATIONS),
+        |context, config| async { start(context, config).await.map(drop) },
+        |context, config, Command::Refill| async move {
+            let say = |line: &str| println!("{line}");
+            refill(&context, config, &say).await
+        },
+    )
+}
+
+/// Reads all that the core knows into the tables, and tells of it by `say`.
+pub(crate) async fn refill(
+    context: &Context,
+    config: HealthConfig,
+    say: Say<'_>,
+) -> anyhow::Result<()> {
+    let core = CoreLog::new(&config.core.url)?;
+    let pool = rebuild::pool(context, config.database.clone(), &MIGRATIONS).await?;
+    let health = Health::new(pool, &config);
+    let filler = Filler {
+        applier: Applier {
+            context,
+            projection: &health,
+            tables: None,
+        },
+        core: &core,
+        say,
+    };
+    filler.read_state().await
+}
+
 /// Starts the read API and the worker on `context`. Broker, database and core may be away.
 pub async fn start(context: Context, config: HealthConfig) -> anyhow::Result<Started> {
     let pool = db::open(&context, &config.database)?;
     let schema = context.readiness().add("schema");
+    let tables = context.readiness().add("tables");
     let link = Link::open(&context, &config.amqp, topology::events());
     let health = Health::new(pool, &config);
     let http = http::serve(&context, &config.http, api::routes(&health)).await?;
     let worker = context.clone();
+    let settings = Settings {
+        batch: config.batch,
+        gaps: config.gaps,
+        core: config.core,
+    };
     context.spawn("health-projection", async move {
         let pool = &health.pool;
         db::require_schema(pool, &MIGRATIONS, worker.stopping()).await?;
         schema.up();
         tokio::try_join!(
-            projection::run(&worker, &link, config.batch, &health),
+            projection::run(&worker, &link, &settings, &tables, &health),
             sweep::run(&health, config.freshness.sweep_every, &worker),
-            tell::run(pool, &config.core, Arc::clone(&health.found), &worker),
+            tell::run(pool, &settings.core, Arc::clone(&health.found), &worker),
             keep::run(pool, config.history.retention, &worker),
         )?;
         Ok(())
@@ -154,34 +213,49 @@ impl Health {
 impl Projection for Health {
     const NAME: &'static str = "health";
     const SUBSCRIBER: Subscriber = Subscriber::Health;
+    const TRANSACTION: &'static str = "health_apply";
+    const TABLES: &'static [&'static str] = &[
+        "vehicle",
+        "connection",
+        "incident",
+        "transition",
+        "finding",
+        "finding_head",
+        "checkpoint",
+    ];
     type Change = Heard;
+    type Row = Written;
+
+    fn pool(&self) -> &PgPool {
+        &self.pool
+    }
+
+    fn schema(&self) -> Schema {
+        Schema(MIGRATIONS.schema)
+    }
 
     async fn write(
         &self,
+        connection: &mut PgConnection,
         changes: &[VehicleChange<Heard>],
-    ) -> Result<Vec<(String, String)>, sqlx::Error> {
-        let standards = self.standards(clock::now());
-        let written = db::in_tx(&self.pool, "health_apply", |mut transaction| async move {
-            let written = store::vehicle::upsert(&mut transaction, changes, standards).await?;
-            Ok::<_, sqlx::Error>((transaction, written))
-        })
-        .await?;
-        self.count(&written.transitions);
-        let keys = written.vehicles.into_iter();
-        Ok(keys
-            .map(|key| (key.workspace.into(), key.vehicle.into()))
-            .collect())
+    ) -> Result<Vec<Written>, sqlx::Error> {
+        store::vehicle::upsert(connection, changes, self.standards(clock::now())).await
     }
 
-    async fn write_connections(&self, changes: &[ConnectionChange]) -> Result<u64, sqlx::Error> {
-        db::in_tx(
-            &self.pool,
-            "health_apply_connections",
-            |mut transaction| async move {
-                let written = connection_store::upsert(&mut transaction, changes).await?;
-                Ok::<_, sqlx::Error>((transaction, written))
-            },
-        )
-        .await
+    async fn write_connections(
+        &self,
+        connection: &mut PgConnection,
+        changes: &[ConnectionChange],
+    ) -> Result<u64, sqlx::Error> {
+        connection_store::upsert(connection, changes).await
+    }
+
+    fn committed(&self, row: Written) -> (String, String) {
+        self.count(row.transition.as_slice());
+        (row.key.workspace.into(), row.key.vehicle.into())
+    }
+
+    fn learn(&self, log: &LogState, asked_at: DateTime<Utc>) {
+        self.pipeline.learn(log, asked_at);
     }
 }

@@ -1,7 +1,7 @@
 //! How far behind the core's event log the projection is.
 //!
-//! A silence is proven only as far as everything that was said has been applied. While nothing is known
-//! of the log, such as before the first answer of the core, the projection counts as up to date.
+//! A silence is proven only as far as everything that was said has been applied. Before the first answer of
+//! the core nothing is known of the log, so nothing is proven.
 
 use std::sync::{Mutex, PoisonError};
 

@@ -1,11 +1,15 @@
 //! What makes silence a fact: every so often, outages are looked at, and then the vehicles whose
 //! judgement may not hold any more.
 //!
+//! After a start, events that came meanwhile are waited for, as long as the pipeline may be late: a vehicle
+//! that only seems to be silent, and a connection that only seems to be out, are not told of.
+//!
 //! It needs no message to arrive. Several replicas may sweep at once; each vehicle moves once. While
 //! the database is away nothing moves, and the first sweep afterwards gets everything right.
 
 use std::time::Duration;
 
+use chrono::TimeDelta;
 use runtime::db::{self, Disposition};
 use runtime::{Context, clock};
 use tokio::time::{Instant, MissedTickBehavior};
@@ -28,6 +32,8 @@ pub(super) async fn run(health: &Health, every: Duration, context: &Context) -> 
         health,
         limits_checked: false,
         counted_at: None,
+        started_at: Instant::now(),
+        has_caught_up: false,
     };
     let mut ticks = tokio::time::interval(every);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -49,6 +55,8 @@ struct Sweeper<'a> {
     health: &'a Health,
     limits_checked: bool,
     counted_at: Option<Instant>,
+    started_at: Instant,
+    has_caught_up: bool,
 }
 
 impl Sweeper<'_> {
@@ -57,9 +65,13 @@ impl Sweeper<'_> {
             self.check_limits().await?;
             self.limits_checked = true;
         }
-        // Outages first: what is behind one is judged by it.
-        let mut has_changed = self.sweep_incidents().await?;
-        has_changed |= self.sweep_vehicles().await?;
+        let mut has_changed = false;
+        self.has_caught_up = self.has_caught_up || self.catches_up();
+        if self.has_caught_up {
+            // Outages first: what is behind one is judged by it.
+            has_changed |= self.sweep_incidents().await?;
+            has_changed |= self.sweep_vehicles().await?;
+        }
         let due = self
             .counted_at
             .is_none_or(|counted_at| counted_at.elapsed() >= COUNT_EVERY);
@@ -68,6 +80,14 @@ impl Sweeper<'_> {
             self.counted_at = Some(Instant::now());
         }
         Ok(())
+    }
+
+    /// Whether what came before the start was applied, or has been waited for long enough.
+    fn catches_up(&self) -> bool {
+        let late_after = self.health.late_after;
+        let lag = self.health.pipeline.lag(clock::now());
+        let waited = TimeDelta::from_std(self.started_at.elapsed());
+        lag.is_some_and(|lag| lag <= late_after) || waited.is_ok_and(|waited| waited >= late_after)
     }
 
     async fn check_limits(&self) -> Result<(), sqlx::Error> {

@@ -1,135 +1,74 @@
 //! The projection from the broker to its answers and to the core, which is played here.
 
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use axum::extract::State;
-use axum::http::StatusCode;
-use axum::routing::post;
-use axum::{Json, Router};
-use runtime::config::{AmqpConfig, DatabaseConfig, HttpConfig};
-use runtime::http::Problem;
+use runtime::config::HttpConfig;
 use runtime::{Context, clock};
 use serde_json::{Value, json};
 use shared_model::EventType;
-use shared_model::log::{SourceEvent, SourceEvents, SourceState};
-use tokio::net::TcpListener;
+use shared_model::log::SourceEvent;
 
 use super::{HealthConfig, MIGRATIONS, start};
-use crate::CoreConfig;
+use crate::core_stand_in::Log;
 use crate::fixture::{self, eventually};
 use crate::service_tests::{Relay, changed, connection, get, problem};
 
-/// A core that appends what it is told, or is away.
-#[derive(Debug, Clone, Default)]
-struct Core(Arc<Mutex<Log>>);
-
-#[derive(Debug, Default)]
-struct Log {
-    events: Vec<SourceEvent>,
-    is_away: bool,
-    /// Appends, and then fails to say so.
-    is_forgetful: bool,
-    requests: usize,
-}
-
-impl Core {
-    async fn start(&self) -> CoreConfig {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
-        let routes = Router::new()
-            .route("/internal/v1/sources/health/events", post(append))
-            .with_state(self.clone());
-        tokio::spawn(async move { axum::serve(listener, routes).await });
-        CoreConfig { url }
-    }
-
-    fn change<T>(&self, change: impl FnOnce(&mut Log) -> T) -> T {
-        change(&mut self.0.lock().unwrap())
-    }
-
-    /// What was said of a vehicle, in order.
-    fn said(&self, vehicle: &str) -> Vec<String> {
-        self.change(|log| {
-            let of = log
-                .events
-                .iter()
-                .filter(|event| event.data["vehicle"] == vehicle);
-            let said = of.map(|event| {
-                let text = |key: &str| event.data[key].as_str().unwrap_or("-").to_owned();
-                format!("{} {}", text("freshness"), text("cause"))
-            });
-            said.collect()
-        })
-    }
-}
-
-async fn append(
-    State(core): State<Core>,
-    Json(told): Json<SourceEvents>,
-) -> Result<Json<SourceState>, Problem> {
-    let away = || Problem::new(StatusCode::SERVICE_UNAVAILABLE, "away", "try again");
-    core.change(|log| {
-        log.requests += 1;
-        if log.is_away {
-            return Err(away());
-        }
-        for event in told.events {
-            let next = log.events.len() as u64 + 1;
-            if event.number > next {
-                let detail = format!("number {next} comes next");
-                return Err(Problem::new(StatusCode::CONFLICT, "hole", detail));
-            }
-            if event.number == next {
-                log.events.push(event);
-            }
-        }
-        if std::mem::take(&mut log.is_forgetful) {
-            return Err(away());
-        }
-        Ok(Json(SourceState {
-            appended: log.events.len() as u64,
-        }))
-    })
-}
-
 /// The projection with limits that are short, and what is around it.
 struct Running {
-    core: Core,
     relay: Relay,
     context: Context,
     http: SocketAddr,
 }
 
 impl Running {
-    async fn start(core: Core) -> Self {
+    /// Starts it with a core that is as `prepare` makes it, and the settings of `configure`.
+    async fn start(
+        prepare: impl FnOnce(&mut Log),
+        configure: impl FnOnce(&mut HealthConfig),
+    ) -> Self {
         let amqp = fixture::broker().await;
-        let database = fixture::database(&MIGRATIONS).await;
-        Self::on(core, amqp, database).await
-    }
-
-    async fn on(core: Core, amqp: AmqpConfig, database: DatabaseConfig) -> Self {
+        let relay = Relay::new(&amqp).await;
+        prepare(&mut relay.core.log());
         let mut config = HealthConfig {
-            amqp: amqp.clone(),
-            database,
+            amqp,
+            database: fixture::database(&MIGRATIONS).await,
             http: HttpConfig::local(0),
-            core: core.start().await,
+            core: relay.core.config(),
             ..HealthConfig::default()
         };
         config.freshness.stale_after = Duration::from_secs(2);
-        config.freshness.offline_after = Duration::from_hours(1);
         config.freshness.sweep_every = Duration::from_millis(50);
         config.incidents.open_after = Duration::from_millis(200);
         config.incidents.close_after = Duration::from_millis(200);
+        configure(&mut config);
         let context = Context::new("health-projection", "0");
         let http = start(context.clone(), config).await.unwrap().http;
         Self {
-            core,
-            relay: Relay::new(&amqp),
+            relay,
             context,
             http,
         }
+    }
+
+    /// What the core was told of a vehicle, in order.
+    fn said(&self, vehicle: &str) -> Vec<String> {
+        let log = self.relay.core.log();
+        let of = log
+            .found
+            .iter()
+            .filter(|event| event.data["vehicle"] == vehicle);
+        let said = of.map(|event| {
+            let text = |key: &str| event.data[key].as_str().unwrap_or("-").to_owned();
+            format!("{} {}", text("freshness"), text("cause"))
+        });
+        said.collect()
+    }
+
+    /// Waits until the core was told, or asked, `times`.
+    async fn tells(&self, times: usize) {
+        let tellings = || async { self.relay.core.log().tellings };
+        eventually(tellings, |tellings: &usize| *tellings >= times).await;
     }
 
     async fn register(&self, vehicle: &str, provider: &str) {
@@ -164,30 +103,29 @@ impl Running {
 
     /// Waits until this was said of a vehicle, in this order.
     async fn is_said(&self, vehicle: &str, expected: &[&str]) {
-        let said = || async { self.core.said(vehicle) };
+        let said = || async { self.said(vehicle) };
         eventually(said, |said: &Vec<String>| said == expected).await;
     }
 
     async fn stop(self) {
         self.context.stop().await.unwrap();
-        self.relay.context.stop().await.unwrap();
+        self.relay.stop().await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_core_that_is_away_for_a_while_misses_nothing_and_doubles_nothing() {
-    let core = Core::default();
-    core.change(|log| log.is_away = true);
-    let running = Running::start(core.clone()).await;
+    let running = Running::start(|core| core.is_deaf = true, |_| {}).await;
     running.register("bus-1", "viriciti").await;
     running.hear("bus-1", "viriciti", 1).await;
     let health = || running.get("vehicles/bus-1/health");
     let stale = |(_, health): &(u16, Value)| health["freshness"] == "stale";
     eventually(health, stale).await;
-    let refused = || async { core.change(|log| log.requests) };
-    eventually(refused, |requests: &usize| *requests > 1).await;
-
-    core.change(|log| (log.is_away, log.is_forgetful) = (false, true));
+    running.tells(2).await;
+    {
+        let mut core = running.relay.core.log();
+        (core.is_deaf, core.is_forgetful) = (false, true);
+    }
     let all = ["never_seen -", "fresh -", "stale source_silent"];
     running.is_said("bus-1", &all).await;
     running.hear("bus-1", "viriciti", 2).await;
@@ -195,45 +133,67 @@ async fn a_core_that_is_away_for_a_while_misses_nothing_and_doubles_nothing() {
     running.is_said("bus-1", &all).await;
 
     // It is restored from before the last two.
-    core.change(|log| log.events.truncate(2));
+    running.relay.core.log().found.truncate(2);
     let all = [&all[..], &["stale source_silent"]].concat();
     running.is_said("bus-1", &all).await;
-    let numbers: Vec<_> = core.change(|log| {
-        log.events
-            .iter()
-            .map(|event| event.data["number"].clone())
-            .collect()
-    });
+    let numbers: Vec<_> = {
+        let core = running.relay.core.log();
+        let found = core.found.iter();
+        found.map(|event| event.data["number"].clone()).collect()
+    };
     assert_eq!(json!(numbers), json!([1, 2, 3, 4, 5]));
     running.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_that_begins_anew_goes_on_behind_what_the_core_has() {
-    let core = Core::default();
-    core.change(|log| {
-        let old = |number| SourceEvent {
-            number,
-            workspace: "demo".parse().unwrap(),
-            kind: EventType::VehicleHealthChanged.name().to_owned(),
-            data: json!({"vehicle": "old"}),
-        };
-        log.events.extend((1..=7).map(old));
-    });
-    let running = Running::start(core.clone()).await;
-    // It has asked.
-    let asked = || async { core.change(|log| log.requests) };
-    eventually(asked, |requests: &usize| *requests > 0).await;
+    let old = |number| SourceEvent {
+        number,
+        workspace: "demo".parse().unwrap(),
+        kind: EventType::VehicleHealthChanged.name().to_owned(),
+        data: json!({"vehicle": "old"}),
+    };
+    let running = Running::start(|core| core.found.extend((1..=7).map(old)), |_| {}).await;
+    running.tells(1).await;
     running.hear("bus-1", "viriciti", 1).await;
+    let all = ["fresh -", "stale source_silent"];
+    running.is_said("bus-1", &all).await;
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_events_wait_a_silence_is_not_proven() {
+    let running = Running::start(
+        |_| {},
+        |config| {
+            config.freshness.pipeline_late_after = Duration::from_secs(1);
+            // What waits is not fetched.
+            config.gaps.after = Duration::from_hours(1);
+        },
+    )
+    .await;
+    running.hear("bus-1", "viriciti", 1).await;
+    let kind = EventType::VehicleSnapshotChanged;
+    let waits = running.relay.core.append(0, kind, changed("bus-1", 2, "%"));
     running
-        .is_said("bus-1", &["fresh -", "stale source_silent"])
+        .is_said("bus-1", &["fresh -", "stale pipeline_late"])
         .await;
+    let (_, summary) = running.get("health").await;
+    assert_eq!(summary["causes"]["pipeline_late"], 1);
+    assert!(
+        summary["pipeline_lag_seconds"].as_f64() > Some(1.0),
+        "{summary}"
+    );
+    // It arrives, and it is old.
+    running.relay.send_again(&waits).await;
+    let all = ["fresh -", "stale pipeline_late", "stale source_silent"];
+    running.is_said("bus-1", &all).await;
     running.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_outage_shows_as_one_incident_in_every_answer() {
-    let running = Running::start(Core::default()).await;
+    let running = Running::start(|_| {}, |_| {}).await;
     running.status(1, "subscribed").await;
     for vehicle in ["bus-1", "bus-2", "bus-3"] {
         running.register(vehicle, "viriciti").await;
@@ -293,13 +253,14 @@ async fn an_outage_shows_as_one_incident_in_every_answer() {
     let (_, open) = running.get("health/incidents?state=open").await;
     assert_eq!(open["items"], json!([]));
     history(&running, id).await;
-    let states: Vec<_> = running.core.change(|log| {
-        let events = log
-            .events
+    let states: Vec<_> = {
+        let core = running.relay.core.log();
+        let incidents = core
+            .found
             .iter()
             .filter(|event| event.data["connection"].is_string());
-        events.map(|event| event.data["state"].clone()).collect()
-    });
+        incidents.map(|event| event.data["state"].clone()).collect()
+    };
     assert_eq!(json!(states), json!(["open", "closed"]));
     running.stop().await;
 }

@@ -144,7 +144,6 @@ impl Vehicle {
             run.since = run.since.min(known.since);
         }
         self.heard = Some(run);
-        (self.cause, self.incident) = (None, None);
         News::Receipts
     }
 

@@ -13,6 +13,6 @@ mod metrics;
 mod publisher;
 mod topology;
 
-pub use consumer::{Batch, Consumer, Delivery, SessionLost};
+pub use consumer::{Acknowledger, Batch, Consumer, Delivery, SessionLost};
 pub use link::{Link, LinkState, Session};
 pub use publisher::{Message, Outcome, Publisher};

@@ -146,10 +146,12 @@ fn what_may_be_on_its_way_is_not_proven() {
 #[test]
 fn a_projection_that_is_behind_proves_nothing_since() {
     let minute = TimeDelta::minutes(1);
-    assert_eq!(proven_until(None, minute, at(100)), at(100));
+    assert_eq!(proven_until(None, minute, at(100)), DateTime::UNIX_EPOCH);
     assert_eq!(proven_until(Some(minute), minute, at(100)), at(100));
     let late = Some(TimeDelta::seconds(61));
     assert_eq!(proven_until(late, minute, at(100)), at(39));
+    let endless = Some(TimeDelta::MAX);
+    assert_eq!(proven_until(endless, minute, at(100)), DateTime::UNIX_EPOCH);
 }
 
 fn evidence() -> impl Strategy<Value = Evidence> {

@@ -62,7 +62,7 @@ pub(in crate::health) async fn sweep(
             _ => {}
         }
     }
-    transition::record(pg, &[], &changes, now).await?;
+    transition::record(pg, [].iter(), &changes, now).await?;
     Ok(changes)
 }
 

@@ -8,8 +8,8 @@
 //! 2. incidents that are open, shared by those who judge vehicles, so that none is closed behind the
 //!    back of a vehicle that is just found to be behind it;
 //! 3. vehicles;
-//! 4. the head of what is found ([`finding`]), which comes last: from there to the commit nobody else
-//!    finds anything, so that numbers are in commit order.
+//! 4. the head of what is found ([`finding`]): from there to the commit nobody else finds anything, so
+//!    that numbers are in commit order. Only the checkpoint comes after it.
 
 pub(super) mod finding;
 pub(super) mod incident;

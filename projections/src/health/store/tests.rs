@@ -155,7 +155,9 @@ impl Table {
         upsert(&mut self.pg, changes, standards)
             .await
             .unwrap()
-            .transitions
+            .into_iter()
+            .filter_map(|row| row.transition)
+            .collect()
     }
 
     async fn sweep(&mut self, now: i64) -> Vec<Transition> {

@@ -15,13 +15,14 @@ use crate::health::judgement::Cause;
 use crate::health::vehicle::Transition;
 
 /// Adds what was found at `now` to the history, and to what the core is told. Comes last in a transaction.
-pub(super) async fn record(
+pub(super) async fn record<'a>(
     pg: &mut PgConnection,
-    transitions: &[Transition],
+    transitions: impl Iterator<Item = &'a Transition>,
     incidents: &[IncidentChange],
     now: DateTime<Utc>,
 ) -> Result<(), sqlx::Error> {
-    add(pg, transitions, now).await?;
+    let transitions: Vec<_> = transitions.collect();
+    add(pg, &transitions, now).await?;
     let of_vehicles = transitions.iter().filter_map(|transition| {
         let fact = transition.fact()?;
         let workspace = transition.key.workspace.clone();
@@ -37,7 +38,7 @@ pub(super) async fn record(
 
 async fn add(
     pg: &mut PgConnection,
-    transitions: &[Transition],
+    transitions: &[&Transition],
     now: DateTime<Utc>,
 ) -> Result<(), sqlx::Error> {
     if transitions.is_empty() {

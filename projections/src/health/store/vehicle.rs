@@ -31,13 +31,13 @@ pub(in crate::health) struct Standards<'a> {
     pub(in crate::health) now: DateTime<Utc>,
 }
 
-/// What was written.
-#[derive(Debug, Default, PartialEq, Eq)]
+/// A row that was written.
+#[derive(Debug, PartialEq, Eq)]
 pub(in crate::health) struct Written {
-    /// The vehicles whose rows changed.
-    pub(in crate::health) vehicles: Vec<VehicleKey>,
-    /// The changes of their health.
-    pub(in crate::health) transitions: Vec<Transition>,
+    /// The vehicle.
+    pub(in crate::health) key: VehicleKey,
+    /// How its health changed, if it did.
+    pub(in crate::health) transition: Option<Transition>,
 }
 
 struct Row {
@@ -87,13 +87,16 @@ impl TryFrom<Row> for Vehicle {
 
 /// Merges `changes`, at most one per vehicle and in the order of their keys, into the table. A row that
 /// was heard from as late as its change says, or later, is not written.
+///
+/// A vehicle whose newest receipt is too old to make it fresh is left to the next sweep: with a backlog of
+/// events, the next of them may do so.
 pub(in crate::health) async fn upsert(
     pg: &mut PgConnection,
     changes: &[VehicleChange<Heard>],
     standards: Standards<'_>,
-) -> Result<Written, sqlx::Error> {
+) -> Result<Vec<Written>, sqlx::Error> {
     if changes.is_empty() {
-        return Ok(Written::default());
+        return Ok(Vec::new());
     }
     let Standards { limits, now, .. } = standards;
     let all_fresh = changes
@@ -119,7 +122,7 @@ pub(in crate::health) async fn upsert(
     if !all_fresh {
         situation::load_past(pg, &mut around, known.values()).await?;
     }
-    let mut written = Written::default();
+    let mut written = Vec::new();
     let mut vehicles = Vec::new();
     for change in changes {
         let Some(before) = known.remove(&change.key) else {
@@ -128,18 +131,28 @@ pub(in crate::health) async fn upsert(
         };
         let mut vehicle = before.clone();
         let news = vehicle.take(&change.change, limits);
+        let mut transition = None;
         if news == News::Receipts || before.is_new {
-            written
-                .transitions
-                .extend(vehicle.judge(&before, limits, &around, now));
+            let mut judged = vehicle.clone();
+            let found = judged.judge(&before, limits, &around, now);
+            let at_once = before.is_new || before.heard.is_none();
+            if at_once || !judged.judgement.freshness.has_cause() {
+                (vehicle, transition) = (judged, found);
+            } else {
+                vehicle.judgement.deadline = Some(now);
+            }
         }
         if news != News::None || before.is_new {
-            written.vehicles.push(change.key.clone());
+            written.push(Written {
+                key: change.key.clone(),
+                transition,
+            });
             vehicles.push(vehicle);
         }
     }
     update(pg, &vehicles).await?;
-    transition::record(pg, &written.transitions, &[], now).await?;
+    let transitions = written.iter().filter_map(|row| row.transition.as_ref());
+    transition::record(pg, transitions, &[], now).await?;
     Ok(written)
 }
 
@@ -277,7 +290,7 @@ pub(in crate::health) async fn sweep(
         .filter_map(|(vehicle, before)| vehicle.judge(before, limits, &around, now))
         .collect();
     update(pg, &vehicles).await?;
-    transition::record(pg, &transitions, &[], now).await?;
+    transition::record(pg, transitions.iter(), &[], now).await?;
     Ok((vehicles.len(), transitions))
 }
 
