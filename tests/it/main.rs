@@ -9,6 +9,7 @@ mod end_to_end;
 mod event_log;
 mod freshness;
 mod gaps;
+mod health;
 mod ingest;
 mod log_upkeep;
 mod management;

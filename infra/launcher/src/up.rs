@@ -513,3 +513,21 @@ async fn stop_services(hosted: Vec<Hosted>) -> anyhow::Result<()> {
     }
     result
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limit_is_that_of_every_provider() {
+        let keys = Service::HealthProjection.keys();
+        for name in ["stale_after", "offline_after"] {
+            let limits: Vec<_> = keys.iter().filter(|key| is_limit(key, name)).collect();
+            let all: Vec<_> = keys.iter().filter(|key| key.ends_with(name)).collect();
+            assert!(limits.len() > 1, "{limits:?}");
+            assert_eq!(limits, all);
+        }
+        assert!(!is_limit("incidents.stale_after", "stale_after"));
+        assert!(!is_limit("freshness.pipeline_late_after", "late_after"));
+    }
+}

@@ -1,15 +1,14 @@
 //! What makes silence a fact: every so often, outages are looked at, and then the vehicles whose
 //! judgement may not hold any more.
 //!
-//! After a start, events that came meanwhile are waited for, as long as the pipeline may be late: a vehicle
-//! that only seems to be silent, and a connection that only seems to be out, are not told of.
+//! After a start, events that came meanwhile are waited for, up to a minute: a vehicle that only seems to be
+//! silent, and a connection that only seems to be out, are not told of.
 //!
 //! It needs no message to arrive. Several replicas may sweep at once; each vehicle moves once. While
 //! the database is away nothing moves, and the first sweep afterwards gets everything right.
 
 use std::time::Duration;
 
-use chrono::TimeDelta;
 use runtime::db::{self, Disposition};
 use runtime::{Context, clock};
 use tokio::time::{Instant, MissedTickBehavior};
@@ -23,6 +22,8 @@ use crate::metrics;
 
 /// Counting reads every vehicle's row, so it is done less often than sweeping.
 const COUNT_EVERY: Duration = Duration::from_secs(10);
+/// How long to wait, after a start, for what came before it.
+const CATCH_UP_LIMIT: Duration = Duration::from_mins(1);
 /// How many vehicles one transaction judges.
 const AT_ONCE: i64 = 2000;
 
@@ -86,8 +87,7 @@ impl Sweeper<'_> {
     fn catches_up(&self) -> bool {
         let late_after = self.health.late_after;
         let lag = self.health.pipeline.lag(clock::now());
-        let waited = TimeDelta::from_std(self.started_at.elapsed());
-        lag.is_some_and(|lag| lag <= late_after) || waited.is_ok_and(|waited| waited >= late_after)
+        lag.is_some_and(|lag| lag <= late_after) || self.started_at.elapsed() >= CATCH_UP_LIMIT
     }
 
     async fn check_limits(&self) -> Result<(), sqlx::Error> {

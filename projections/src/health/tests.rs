@@ -19,6 +19,7 @@ struct Running {
     relay: Relay,
     context: Context,
     http: SocketAddr,
+    config: HealthConfig,
 }
 
 impl Running {
@@ -42,13 +43,20 @@ impl Running {
         config.incidents.open_after = Duration::from_millis(200);
         config.incidents.close_after = Duration::from_millis(200);
         configure(&mut config);
-        let context = Context::new("health-projection", "0");
-        let http = start(context.clone(), config).await.unwrap().http;
-        Self {
+        let mut running = Self {
             relay,
-            context,
-            http,
-        }
+            context: Context::new("health-projection", "0"),
+            http: config.http.listen,
+            config,
+        };
+        running.begin().await;
+        running
+    }
+
+    async fn begin(&mut self) {
+        self.context = Context::new("health-projection", "0");
+        let started = start(self.context.clone(), self.config.clone()).await;
+        self.http = started.unwrap().http;
     }
 
     /// What the core was told of a vehicle, in order.
@@ -262,6 +270,37 @@ async fn an_outage_shows_as_one_incident_in_every_answer() {
         incidents.map(|event| event.data["state"].clone()).collect()
     };
     assert_eq!(json!(states), json!(["open", "closed"]));
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_start_what_came_meanwhile_is_heard_before_anybody_is_judged() {
+    let configure = |config: &mut HealthConfig| {
+        config.freshness.pipeline_late_after = Duration::from_secs(1);
+    };
+    let mut running = Running::start(|_| {}, configure).await;
+    running.register("bus-1", "viriciti").await;
+    running.hear("bus-1", "viriciti", 1).await;
+    running.is_said("bus-1", &["never_seen -", "fresh -"]).await;
+    running.context.stop().await.unwrap();
+    let stopped_at = clock::now();
+    let passed = || async { clock::now() - stopped_at };
+    eventually(passed, |passed| passed.num_seconds() >= 3).await;
+    // Its limit is over by far; but it was heard from meanwhile, long ago and just now.
+    let mut old = changed("bus-1", 2, "%");
+    old["last_received_at"] = json!(stopped_at);
+    let kind = EventType::VehicleSnapshotChanged;
+    running.relay.send(kind, old).await;
+    running.hear("bus-1", "viriciti", 3).await;
+    running.begin().await;
+    let (_, before) = running.get("vehicles/bus-1/health").await;
+    let before = before["last_received_at"].clone();
+    let heard = |(_, health): &(u16, Value)| health["last_received_at"] != before;
+    eventually(|| running.get("vehicles/bus-1/health"), heard).await;
+    let all = ["never_seen -", "fresh -", "stale source_silent"];
+    running.is_said("bus-1", &all).await;
+    let (_, history) = running.get("vehicles/bus-1/health/history").await;
+    assert_eq!(history["items"].as_array().unwrap().len(), 3, "{history}");
     running.stop().await;
 }
 
