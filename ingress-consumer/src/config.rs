@@ -1,6 +1,7 @@
 //! Configuration of the core and the relay.
 
 mod ingest;
+mod log;
 mod parked;
 mod polling;
 
@@ -10,6 +11,7 @@ use runtime::config::{AmqpConfig, BatchLimit, Config, DatabaseConfig, HttpConfig
 use serde::{Deserialize, Serialize};
 
 pub use ingest::IngestConfig;
+pub use log::LogConfig;
 pub use parked::ParkedConfig;
 pub use polling::PollingConfig;
 
@@ -92,6 +94,9 @@ pub struct AcceptanceConfig {
     pub sweep_after: Duration,
     /// How many of a vehicle's latest observations that did not become its state are remembered.
     pub verdicts_kept: u16,
+    /// How long it is kept which frames of a session were seen, after its last one; then only how many.
+    #[serde(with = "humantime_serde")]
+    pub session_retention: Duration,
 }
 
 impl Default for AcceptanceConfig {
@@ -100,6 +105,7 @@ impl Default for AcceptanceConfig {
             clock_skew: Duration::from_mins(5),
             sweep_after: Duration::from_mins(1),
             verdicts_kept: 20,
+            session_retention: 30 * DAY,
         }
     }
 }
@@ -161,22 +167,6 @@ impl OwnershipConfig {
     }
 }
 
-/// The event log.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct LogConfig {
-    /// For how many days ahead the log's partitions are made.
-    pub partition_days_ahead: u16,
-}
-
-impl Default for LogConfig {
-    fn default() -> Self {
-        Self {
-            partition_days_ahead: 7,
-        }
-    }
-}
-
 impl Config for ConsumerConfig {
     fn validate(&self, problems: &mut Problems) {
         self.amqp.validate(problems);
@@ -200,6 +190,7 @@ impl Config for ConsumerConfig {
             );
         }
         self.batch.validate(problems);
+        self.log.validate(problems);
         self.ownership.validate(problems);
         self.polling.validate(problems);
         self.ingest.validate(problems);
@@ -225,11 +216,11 @@ impl Config for ConsumerConfig {
                 "write a number from 0 to 200",
             );
         }
-        if !(1..=366).contains(&self.log.partition_days_ahead) {
+        if !(Duration::from_secs(1)..=3650 * DAY).contains(&self.acceptance.session_retention) {
             problems.add(
-                "log.partition_days_ahead",
-                &self.log.partition_days_ahead,
-                "write a number from 1 to 366",
+                "acceptance.session_retention",
+                &self.acceptance.session_retention,
+                "write a duration from 1s to 3650days",
             );
         }
     }

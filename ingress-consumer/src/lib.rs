@@ -20,6 +20,7 @@ pub mod retention;
 pub mod sources;
 pub mod store;
 pub mod sweep;
+pub mod upkeep;
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -32,12 +33,9 @@ use sqlx::PgPool;
 
 use acceptance::Acceptance;
 use config::ConsumerConfig;
-use installation::Installation;
+use installation::{Installation, Moment};
 use sources::http::{Committer, Intake, Waiting};
 use sources::queue::PartitionConsumer;
-
-/// How often the event log's partitions are looked after.
-const UPKEEP_EVERY: Duration = Duration::from_mins(10);
 
 /// A service whose tasks run.
 #[derive(Debug, Clone, Copy)]
@@ -53,6 +51,7 @@ pub async fn start(context: Context, config: ConsumerConfig) -> anyhow::Result<S
     let parked = control::parked_routes(pool.clone(), config.acceptance.clone(), config.parked);
     let routes = control::routes(pool.clone(), config.ownership.clone())
         .merge(parked)
+        .merge(control::log_routes(pool.clone()))
         .merge(intake.routes());
     let address = http::serve(&context, &config.http.0, routes).await?;
     let worker = context.clone();
@@ -62,7 +61,7 @@ pub async fn start(context: Context, config: ConsumerConfig) -> anyhow::Result<S
         let installation = prepare(&worker, &pool, &config).await?;
         prepared.up();
         consume(&worker, &pool, &config, installation, waiting);
-        upkeep(&worker, &pool, &config).await
+        upkeep::run(&worker, &pool, &config).await
     });
     Ok(Started { http: address })
 }
@@ -75,7 +74,7 @@ async fn prepare(
     let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
     loop {
         let days = config.log.partition_days_ahead;
-        match Installation::prepare(pool, &config.ingress, days).await {
+        match Installation::prepare(pool, &config.ingress, days, Moment::Start).await {
             Ok(installation) => return Ok(installation),
             Err(error) if error.is_passing() => {
                 tracing::warn!(
@@ -138,25 +137,4 @@ fn consume(
     let lease = config.ownership.lease;
     let watch = acceptance::status::watch(context.clone(), pool.clone(), partitions, lease);
     context.spawn("lost owners", watch);
-}
-
-/// Makes the event log's partitions well before their days come.
-async fn upkeep(context: &Context, pool: &PgPool, config: &ConsumerConfig) -> anyhow::Result<()> {
-    let mut ticks = tokio::time::interval(UPKEEP_EVERY);
-    while context
-        .stopping()
-        .run_until_cancelled(ticks.tick())
-        .await
-        .is_some()
-    {
-        let days = config.log.partition_days_ahead;
-        if let Err(error) = Installation::prepare(pool, &config.ingress, days).await {
-            // There are days of time left to try again.
-            tracing::warn!(
-                error = %runtime::telemetry::chain(&error),
-                "the event log's next partitions could not be made"
-            );
-        }
-    }
-    Ok(())
 }

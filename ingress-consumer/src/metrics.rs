@@ -287,3 +287,63 @@ static UNPARKED: LazyLock<Counter<u64>> = LazyLock::new(|| {
 pub fn unparked(cause: &'static str, count: u64) {
     UNPARKED.add(count, &[KeyValue::new("cause", cause)]);
 }
+
+static LOG_PARTITIONS: LazyLock<Gauge<u64>> = LazyLock::new(|| {
+    gauge(
+        "headrace_log_partitions",
+        "Days of the event log that exist",
+    )
+});
+static LOG_DAYS_AHEAD: LazyLock<Gauge<u64>> = LazyLock::new(|| {
+    gauge(
+        "headrace_log_days_ahead",
+        "Days in a row, from tomorrow on, whose partition of the event log exists",
+    )
+});
+static LOG_OLDEST: LazyLock<Gauge<u64>> = LazyLock::new(|| {
+    gauge(
+        "headrace_log_oldest_event_seconds",
+        "Age of the oldest event that is kept",
+    )
+});
+static LOG_KEPT_BACK: LazyLock<Gauge<u64>> = LazyLock::new(|| {
+    gauge(
+        "headrace_log_kept_back_events",
+        "Events beyond their retention that somebody has not read",
+    )
+});
+static LOG_DROPPED: LazyLock<Counter<u64>> = LazyLock::new(|| {
+    counter(
+        "headrace_log_dropped_partitions",
+        "Days of the event log that were dropped",
+    )
+});
+static ARCHIVED: LazyLock<Counter<u64>> = LazyLock::new(|| {
+    counter(
+        "headrace_acceptance_archived_sessions",
+        "Rows of sessions that are only counted any more",
+    )
+});
+
+/// How many days of the log there are, how many of them are ahead, and how old the oldest event is.
+pub fn log_days(partitions: usize, ahead: usize, oldest: Option<TimeDelta>) {
+    LOG_PARTITIONS.record(partitions as u64, &[]);
+    LOG_DAYS_AHEAD.record(ahead as u64, &[]);
+    let oldest = oldest.map_or(0, |age| age.num_seconds());
+    LOG_OLDEST.record(oldest.try_into().unwrap_or_default(), &[]);
+}
+
+/// How many events are kept beyond their retention for readers of the kind `held_by`.
+pub fn log_kept_back(held_by: &'static str, events: u64) {
+    LOG_KEPT_BACK.record(events, &[KeyValue::new("held_by", held_by)]);
+}
+
+/// A day of the log was dropped.
+pub fn log_dropped() {
+    LOG_DROPPED.add(1, &[]);
+}
+
+/// Sessions are only counted any more.
+pub fn archived(rows: u64) {
+    ARCHIVED.add(rows, &[]);
+}

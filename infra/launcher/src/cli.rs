@@ -11,7 +11,8 @@ use clap::{Args, Parser, Subcommand};
 use crate::connection::ConnectionCommand;
 use crate::ingest::IngestArguments;
 use crate::parked::ParkedCommand;
-use crate::{connection, gateway, ingest, parked, services, up};
+use crate::subscribers::SubscribersCommand;
+use crate::{connection, gateway, ingest, parked, services, subscribers, up};
 
 #[derive(Debug, Parser)]
 #[command(
@@ -38,6 +39,9 @@ enum Command {
     /// List, show, discard and replay frames that could not be read.
     #[command(subcommand)]
     Parked(ParkedCommand),
+    /// List who reads the event log, and forget one that does not come back.
+    #[command(subcommand)]
+    Subscribers(SubscribersCommand),
     /// Bring every schema of a database up to date.
     Migrate {
         /// The database.
@@ -130,6 +134,7 @@ pub fn main_with(arguments: impl IntoIterator<Item = impl Into<OsString> + Clone
         Some(Command::Connection(command)) => connection::main(command),
         Some(Command::Ingest(arguments)) => ingest::main(arguments),
         Some(Command::Parked(command)) => parked::main(command),
+        Some(Command::Subscribers(command)) => subscribers::main(command),
         Some(Command::Gateway { arguments }) => gateway::main(arguments),
         Some(Command::Migrate { database_url }) => services::migrate_main(&database_url),
         Some(Command::Service {

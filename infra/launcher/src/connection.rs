@@ -63,6 +63,13 @@ pub struct TargetArguments {
     /// The workspace.
     #[arg(long, short)]
     pub(crate) workspace: String,
+    #[command(flatten)]
+    pub(crate) api: ApiArguments,
+}
+
+/// Which API.
+#[derive(Debug, Args)]
+pub struct ApiArguments {
     /// Base URL of the API [default: that of the system that runs on the data directory].
     #[arg(long, env = "API_URL", value_name = "URL")]
     api: Option<String>,
@@ -118,12 +125,7 @@ struct Listed {
 impl TargetArguments {
     /// The API's base URL.
     pub(crate) fn base(&self) -> anyhow::Result<String> {
-        match &self.api {
-            Some(api) => Ok(api.trim_end_matches('/').to_owned()),
-            None => self.running().context(
-                "no running system was found; name its API with --api or its data with --data",
-            ),
-        }
+        self.api.base()
     }
 
     fn url(&self) -> anyhow::Result<String> {
@@ -132,6 +134,18 @@ impl TargetArguments {
             self.base()?,
             self.workspace
         ))
+    }
+}
+
+impl ApiArguments {
+    /// The API's base URL.
+    pub(crate) fn base(&self) -> anyhow::Result<String> {
+        match &self.api {
+            Some(api) => Ok(api.trim_end_matches('/').to_owned()),
+            None => self.running().context(
+                "no running system was found; name its API with --api or its data with --data",
+            ),
+        }
     }
 
     fn running(&self) -> Option<String> {

@@ -138,6 +138,8 @@ pub async fn start(context: Context, config: GatewayConfig) -> anyhow::Result<So
             "/v1/workspaces/{workspace}/parked/{id}",
             upstream("core", core),
         )
+        .route("/v1/subscribers", upstream("core", core))
+        .route("/v1/subscribers/{name}", upstream("core", core))
         .route(
             "/v1/workspaces/{workspace}/vehicles",
             upstream("snapshot", snapshot),

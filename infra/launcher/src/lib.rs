@@ -15,4 +15,5 @@ mod ingest;
 mod parked;
 mod screen;
 pub mod services;
+mod subscribers;
 mod up;

@@ -158,6 +158,18 @@ impl Postgres {
         self.client("createdb", &[database]).await
     }
 
+    /// Writes all of `database` to `file`, as `pg_dump` does. Where the server is a container, the file is in it.
+    pub async fn dump(&self, database: &str, file: &str) -> Result<(), Error> {
+        self.client("pg_dump", &["--format=custom", "--file", file, database])
+            .await
+    }
+
+    /// Reads what [`Self::dump`] wrote into `database`, which must be empty.
+    pub async fn restore(&self, database: &str, file: &str) -> Result<(), Error> {
+        let args = ["--exit-on-error", "--no-owner", "--dbname", database, file];
+        self.client("pg_restore", &args).await
+    }
+
     /// Stops the server: sessions are ended, data is flushed. By force after 15 s.
     pub async fn stop(&self) -> Result<(), Error> {
         self.process.stop(STOP_PATIENCE).await

@@ -1,5 +1,7 @@
 //! Tables `workspace` and `connection`.
 
+use std::collections::BTreeMap;
+
 use chrono::{DateTime, Utc};
 use serde_json::Value;
 use shared_model::{ConnectionId, ConnectionKind, Provider, WorkspaceId};
@@ -170,4 +172,26 @@ pub async fn find_live(
     .fetch_optional(pg)
     .await?;
     row.map(Connection::try_from).transpose()
+}
+
+/// The providers of `connections`, removed ones included.
+pub async fn providers(
+    pg: &mut PgConnection,
+    connections: &[ConnectionId],
+) -> Result<BTreeMap<ConnectionId, Provider>, StoreError> {
+    let ids: Vec<_> = connections.iter().map(|connection| connection.0).collect();
+    let rows = sqlx::query!(
+        "SELECT connection, provider FROM core.connection WHERE connection = ANY($1)",
+        &ids,
+    )
+    .fetch_all(pg)
+    .await?;
+    let providers = rows.into_iter().map(|row| {
+        let provider = row.provider.try_into().map_err(|error| {
+            let id = row.connection.to_string();
+            StoreError::inconsistent("core.connection", "provider", id, error)
+        })?;
+        Ok((ConnectionId(row.connection), provider))
+    });
+    providers.collect()
 }

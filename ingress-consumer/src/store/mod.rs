@@ -1,13 +1,16 @@
 //! All SQL of the core: one file per family of tables.
 //!
 //! Functions take a connection, so that the caller owns the transaction. Whoever writes takes locks
-//! in this order: vehicles (sorted), parked frames, sessions (sorted), verdicts (sorted), polls with
-//! their feeds, ingest keys (sorted), shard heads (sorted). Then no two transactions can wait for each
-//! other.
+//! in this order: vehicles (sorted), parked frames, sessions (sorted), session archives, verdicts
+//! (sorted), polls with their feeds, ingest keys (sorted), event sources, shard heads (sorted), the event
+//! log itself. Then no two transactions can wait for each other. Subscribers are written by
+//! transactions that write nothing else.
 
 pub mod connection;
 pub mod event_log;
+pub mod event_source;
 pub mod ingest;
+pub mod log_days;
 pub mod parked;
 pub mod poll;
 pub mod poll_budget;
@@ -17,6 +20,7 @@ pub mod session;
 pub mod setting;
 pub mod status;
 pub mod stream;
+pub mod subscriber;
 pub mod vehicle;
 pub mod verdict;
 

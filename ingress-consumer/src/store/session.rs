@@ -122,6 +122,79 @@ pub async fn add(
     Ok(())
 }
 
+/// What [`archive`] did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Archived {
+    /// How many rows were removed.
+    pub rows: u64,
+    /// The last session that was looked at; none if there was none.
+    pub last: Option<SessionId>,
+}
+
+/// Looks at up to `limit` rows of sessions behind `after`. Sessions that were last seen before `before`
+/// are removed, and what they counted is added to their connections' archives.
+///
+/// A connection's newest session stays, so the session of a live stream does, and so does the one that a
+/// polled feed is numbered in. Rows that somebody is writing are left for the next time.
+pub async fn archive(
+    pg: &mut PgConnection,
+    after: SessionId,
+    before: DateTime<Utc>,
+    limit: i64,
+) -> Result<Archived, StoreError> {
+    let row = sqlx::query!(
+        r#"WITH looked AS (
+               SELECT session FROM core.session WHERE session > $1 ORDER BY session LIMIT $3
+           ),
+           old AS (
+               SELECT s.session, s.partition
+               FROM core.session AS s
+               WHERE s.session IN (SELECT session FROM looked)
+                 AND s.last_at < $2
+                 AND NOT EXISTS (SELECT FROM core.session AS other
+                                 WHERE other.session = s.session AND other.last_at >= $2)
+                 AND EXISTS (SELECT FROM core.session AS newer
+                             WHERE newer.connection = s.connection AND newer.session > s.session)
+                 AND NOT EXISTS (SELECT FROM core.poll_feed AS f WHERE f.session = s.session)
+               ORDER BY s.session, s.partition
+               FOR UPDATE OF s SKIP LOCKED
+           ),
+           removed AS (
+               DELETE FROM core.session AS s
+               USING old
+               WHERE s.session = old.session AND s.partition = old.partition
+               RETURNING s.connection, s.workspace,
+                         (SELECT sum(upper(r) - lower(r)) FROM unnest(s.seen) AS r) AS seen,
+                         (SELECT sum(upper(r) - lower(r)) FROM unnest(s.conflated) AS r) AS conflated,
+                         upper(s.seen + s.conflated) - 1 AS numbered
+           ),
+           kept AS (
+               INSERT INTO core.session_archive AS known
+                   (connection, workspace, seen, conflated, numbered)
+               SELECT connection, min(workspace), COALESCE(sum(seen), 0), COALESCE(sum(conflated), 0),
+                      COALESCE(sum(numbered), 0)
+               FROM removed
+               GROUP BY connection
+               ORDER BY connection
+               ON CONFLICT (connection) DO UPDATE
+               SET seen = known.seen + EXCLUDED.seen,
+                   conflated = known.conflated + EXCLUDED.conflated,
+                   numbered = known.numbered + EXCLUDED.numbered
+           )
+           SELECT (SELECT count(*) FROM removed) AS "rows!",
+                  (SELECT session FROM looked ORDER BY session DESC LIMIT 1) AS last"#,
+        after.0,
+        before,
+        limit,
+    )
+    .fetch_one(pg)
+    .await?;
+    Ok(Archived {
+        rows: unsigned(row.rows),
+        last: row.last.map(SessionId),
+    })
+}
+
 /// Numbers as PostgreSQL writes a multirange.
 fn ranges(numbers: &RangeInclusiveSet<u64>) -> String {
     // The greatest number of a frame is below the greatest of the type.

@@ -136,6 +136,28 @@ pub async fn apply(
     rows.into_iter().map(Changed::try_from).collect()
 }
 
+/// Up to `limit` connections' statuses behind the one given, in the order of their ids.
+pub async fn page(
+    pg: &mut PgConnection,
+    after: Option<ConnectionId>,
+    limit: i64,
+) -> Result<Vec<Changed>, StoreError> {
+    let rows = sqlx::query_as!(
+        Row,
+        "SELECT connection, workspace, provider, epoch, revision, status, since, reason, error,
+                owner, frames_per_minute, reconnects
+         FROM core.connection_status
+         WHERE $1::uuid IS NULL OR connection > $1
+         ORDER BY connection
+         LIMIT $2",
+        after.map(|after| after.0),
+        limit,
+    )
+    .fetch_all(pg)
+    .await?;
+    rows.into_iter().map(Changed::try_from).collect()
+}
+
 /// Notes that nobody reads the streams whose owners' leases ended more than `grace` ago, which those
 /// owners cannot say any more; returns them.
 pub async fn disown(pg: &mut PgConnection, grace: Duration) -> Result<Vec<Changed>, StoreError> {

@@ -61,13 +61,18 @@ fn read<T: DeserializeOwned>(
         .map_err(|error| StoreError::inconsistent("core.vehicle", column, row(), error))
 }
 
+fn stored_key(workspace: String, vehicle: String) -> Result<VehicleKey, StoreError> {
+    let id = || format!("{workspace}/{vehicle}");
+    Ok(VehicleKey {
+        workspace: read("workspace", json!(workspace), id)?,
+        vehicle: read("vehicle", json!(vehicle), id)?,
+    })
+}
+
 impl Row {
     fn into_vehicle(self) -> Result<(VehicleKey, Vehicle), StoreError> {
         let id = || format!("{}/{}", self.workspace, self.vehicle);
-        let key = VehicleKey {
-            workspace: read("workspace", json!(self.workspace), id)?,
-            vehicle: read("vehicle", json!(self.vehicle), id)?,
-        };
+        let key = stored_key(self.workspace.clone(), self.vehicle.clone())?;
         let state = VehicleState {
             version: unsigned(self.version),
             revision: unsigned(self.revision),
@@ -105,6 +110,56 @@ pub async fn load(
     .fetch_all(pg)
     .await?;
     rows.into_iter().map(Row::into_vehicle).collect()
+}
+
+/// Up to `limit` vehicles behind the one given, in the order of their keys.
+pub async fn page(
+    pg: &mut PgConnection,
+    after: Option<&VehicleKey>,
+    limit: i64,
+) -> Result<Vec<(VehicleKey, Vehicle)>, StoreError> {
+    // No workspace and no vehicle has an empty name.
+    let (workspace, vehicle) = after.map_or(("", ""), |key| {
+        (key.workspace.as_str(), key.vehicle.as_str())
+    });
+    let rows = sqlx::query_as!(
+        Row,
+        "SELECT workspace, vehicle, shard, version, revision, signals, published,
+                last_received_at, unsent_since, registered_at, registered_by
+         FROM core.vehicle
+         WHERE (workspace, vehicle) > ($1, $2)
+         ORDER BY workspace, vehicle
+         LIMIT $3",
+        workspace,
+        vehicle,
+        limit,
+    )
+    .fetch_all(pg)
+    .await?;
+    rows.into_iter().map(Row::into_vehicle).collect()
+}
+
+/// The shards of the vehicles of `keys` that are stored.
+pub async fn shards(
+    pg: &mut PgConnection,
+    keys: &[VehicleKey],
+) -> Result<BTreeMap<VehicleKey, u32>, StoreError> {
+    let workspaces: Vec<_> = keys.iter().map(|key| key.workspace.to_string()).collect();
+    let vehicles: Vec<_> = keys.iter().map(|key| key.vehicle.to_string()).collect();
+    let rows = sqlx::query!(
+        "SELECT workspace, vehicle, shard
+         FROM core.vehicle
+         JOIN UNNEST($1::text[], $2::text[]) AS key (workspace, vehicle) USING (workspace, vehicle)",
+        &workspaces,
+        &vehicles,
+    )
+    .fetch_all(pg)
+    .await?;
+    let shards = rows.into_iter().map(|row| {
+        let shard = small(row.shard);
+        stored_key(row.workspace, row.vehicle).map(|key| (key, shard))
+    });
+    shards.collect()
 }
 
 /// Stores vehicles whose revision was raised by one. [`StoreError::Conflict`] if any of them is not
@@ -178,13 +233,7 @@ async fn write(
     .fetch_all(pg)
     .await?;
     rows.into_iter()
-        .map(|row| {
-            let id = || format!("{}/{}", row.workspace, row.vehicle);
-            Ok(VehicleKey {
-                workspace: read("workspace", json!(row.workspace), id)?,
-                vehicle: read("vehicle", json!(row.vehicle), id)?,
-            })
-        })
+        .map(|row| stored_key(row.workspace, row.vehicle))
         .collect()
 }
 

@@ -73,6 +73,26 @@ impl Servers {
         self.private.postgres().url(name)
     }
 
+    /// Puts what a dump of any database holds in the place of the database called `name`.
+    ///
+    /// # Panics
+    /// If it cannot be restored.
+    pub async fn restore(&self, name: &str, dump: &str) {
+        let mut admin = PgConnection::connect(&self.private.postgres().url("postgres"))
+            .await
+            .expect("the database server answers");
+        let drop = format!("DROP DATABASE {name} WITH (FORCE)");
+        sqlx::query(sqlx::AssertSqlSafe(drop))
+            .execute(&mut admin)
+            .await
+            .expect("the database can be dropped");
+        let postgres = self.private.postgres();
+        let created = postgres.create_database(name).await;
+        created.expect("a database can be made");
+        let restored = postgres.restore(name, dump).await;
+        restored.expect("the dump can be restored");
+    }
+
     /// A virtual host of its own called `name`; returns its URL.
     ///
     /// # Panics
