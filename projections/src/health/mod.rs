@@ -33,8 +33,9 @@ pub use fold::Heard;
 pub use freshness::{Freshness, Judgement, Limits, Run, freshness_at};
 
 use crate::applier::Applier;
+use crate::checkpoint;
 use crate::core_log::CoreLog;
-use crate::fill::{Filler, Say};
+use crate::fill::Filler;
 use crate::projection::{self, Projection, Settings};
 use crate::rebuild;
 use crate::schema::Schema;
@@ -70,10 +71,10 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
 }
 
 /// Reads all that the core knows into the tables, and tells of it by `say`.
-pub(crate) async fn refill(
+pub async fn refill(
     context: &Context,
     config: HealthConfig,
-    say: Say<'_>,
+    say: &(dyn Fn(&str) + Sync),
 ) -> anyhow::Result<()> {
     let projection = HealthProjection {
         pool: rebuild::pool(context, config.database, &MIGRATIONS).await?,
@@ -88,7 +89,16 @@ pub(crate) async fn refill(
         core: &CoreLog::new(&config.core.url)?,
         say,
     };
-    filler.read_state().await
+    let state = filler.read_state().await?;
+    // What the worker applies meanwhile and is forgotten here is missing, and is fetched.
+    let (pool, schema, applied) = (&projection.pool, projection.schema(), &state);
+    db::in_tx(pool, "health_refill", |mut tx| async move {
+        checkpoint::replace(&mut tx, schema, applied).await?;
+        Ok::<_, sqlx::Error>((tx, ()))
+    })
+    .await?;
+    filler.tell_anew(applied).await;
+    Ok(())
 }
 
 /// Starts the read API and the worker on `context`. Broker and database may be away.
