@@ -52,6 +52,18 @@ pub(crate) async fn record(
     schema.execute(connection, query).await.map(drop)
 }
 
+/// Replaces what was applied before by `applied`.
+pub(crate) async fn replace(
+    connection: &mut PgConnection,
+    schema: Schema,
+    applied: &Offsets,
+) -> Result<(), sqlx::Error> {
+    stop_writers(connection, schema).await?;
+    let query = sqlx::query!("DELETE FROM snapshot.checkpoint");
+    schema.execute(connection, query).await?;
+    record(connection, schema, applied).await
+}
+
 /// What was applied.
 pub(crate) async fn load(
     connection: &mut PgConnection,

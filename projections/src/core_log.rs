@@ -43,6 +43,9 @@ pub(crate) enum CoreError {
         /// What the core says about it.
         detail: String,
     },
+    /// The log is another than the one that was applied.
+    #[error("the log was restored: {0}")]
+    Restored(String),
     /// The answer is not what it should be.
     #[error("the core's answer cannot be read")]
     Unreadable(#[from] serde_json::Error),
@@ -91,6 +94,17 @@ impl CoreLog {
         progress: &Progress,
     ) -> Result<LogState, CoreError> {
         let url = self.url(&["subscribers", name]);
+        json(self.client.put(url).json(progress).send().await?).await
+    }
+
+    /// Says that the subscriber called `name` has begun anew: `progress` is all that it has.
+    pub(crate) async fn report_anew(
+        &self,
+        name: &str,
+        progress: &Progress,
+    ) -> Result<LogState, CoreError> {
+        let mut url = self.url(&["subscribers", name]);
+        url.query_pairs_mut().append_pair("reset", "true");
         json(self.client.put(url).json(progress).send().await?).await
     }
 
@@ -210,5 +224,8 @@ async fn accepted(answer: Response) -> Result<Response, CoreError> {
         Ok(problem) => problem.detail,
         Err(_) => "without saying why".to_owned(),
     };
-    Err(CoreError::Refused { status, detail })
+    Err(match status {
+        StatusCode::CONFLICT => CoreError::Restored(detail),
+        status => CoreError::Refused { status, detail },
+    })
 }

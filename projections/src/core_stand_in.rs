@@ -31,6 +31,10 @@ pub(crate) struct Log {
     pub(crate) first: BTreeMap<u32, u64>,
     /// How far subscribers have come.
     pub(crate) progress: BTreeMap<String, Progress>,
+    /// Which of them have begun anew, and with what.
+    pub(crate) anew: BTreeMap<String, Progress>,
+    /// Refuses all others, as after a restore.
+    pub(crate) is_restored: bool,
     /// Which offsets were asked for: shard, first and last.
     pub(crate) asked: Vec<(u32, u64, u64)>,
     /// What another service has found.
@@ -129,12 +133,19 @@ async fn show(State(log): State<Shared>) -> Json<LogState> {
 async fn report(
     State(log): State<Shared>,
     Path(name): Path<String>,
+    Query(asked): Query<BTreeMap<String, String>>,
     Json(progress): Json<Progress>,
-) -> Json<LogState> {
+) -> Result<Json<LogState>, StatusCode> {
     let mut log = log.lock().unwrap();
+    if asked.contains_key("reset") {
+        log.is_restored = false;
+        log.anew.insert(name.clone(), progress.clone());
+    } else if log.is_restored {
+        return Err(StatusCode::CONFLICT);
+    }
     let state = log.state(Some(&progress));
     log.progress.insert(name, progress);
-    Json(state)
+    Ok(Json(state))
 }
 
 async fn take_found(

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail};
 use runtime::backoff::{Backoff, Stopped};
 use runtime::telemetry;
-use shared_model::log::LogState;
+use shared_model::log::{LogState, Progress};
 
 use crate::applier::{Applied, Applier};
 use crate::batch::{Folded, fold, fold_state};
@@ -32,8 +32,9 @@ pub(crate) struct Filler<'a, P> {
 }
 
 impl<P: Projection> Filler<'_, P> {
-    /// Reads all that the core knows. What the log says up to where it stood before counts as applied.
-    pub(crate) async fn read_state(&self) -> anyhow::Result<()> {
+    /// Reads all that the core knows. Returns the events that count as applied by that: those of the log
+    /// as it stood before.
+    pub(crate) async fn read_state(&self) -> anyhow::Result<Offsets> {
         let heads = self.ask(|| self.core.state()).await?;
         let (mut items, mut left_out) = (0, 0);
         let mut told = Instant::now();
@@ -63,8 +64,19 @@ impl<P: Projection> Filler<'_, P> {
         for shard in &heads.shards {
             offsets.insert_range(shard.shard, 1..=shard.head);
         }
-        let nothing = fold::<P::Change>(&[]);
-        self.apply(&Folded { offsets, ..nothing }, 0).await
+        Ok(offsets)
+    }
+
+    /// Tells the core that the tables were filled anew, with what has been applied. If it cannot be
+    /// told, the worker goes on telling it.
+    pub(crate) async fn tell_anew(&self, applied: &Offsets) {
+        let progress = Progress {
+            applied: applied.checkpoints(),
+        };
+        let told = self.ask(|| self.core.report_anew(P::NAME, &progress)).await;
+        if let Err(error) = told {
+            (self.say)(&format!("the core was not told of it: {error:#}"));
+        }
     }
 
     /// Applies what the log holds behind the checkpoints, up to where it stands now. Returns how many
@@ -166,7 +178,10 @@ impl<P: Projection> Filler<'_, P> {
         let is_passing = match &error {
             CoreError::Away(_) => true,
             CoreError::Refused { status, .. } => status.is_server_error(),
-            CoreError::Gone { .. } | CoreError::Unreadable(_) | CoreError::TooLong => false,
+            CoreError::Gone { .. }
+            | CoreError::Restored(_)
+            | CoreError::Unreadable(_)
+            | CoreError::TooLong => false,
         };
         if !is_passing || *attempt == ATTEMPTS {
             return Err(error).context("the core cannot be asked");

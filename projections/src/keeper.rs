@@ -120,8 +120,19 @@ impl<'a, P: Projection> Keeper<'a, P> {
             }
             LookError::Core(error) => {
                 metrics::reported(P::NAME, "failed");
-                if !self.is_deaf {
-                    self.is_deaf = true;
+                if self.is_deaf {
+                    return Ok(());
+                }
+                self.is_deaf = true;
+                if matches!(error, CoreError::Restored(_)) {
+                    let service = self.applier.context.service();
+                    tracing::error!(
+                        projection = P::NAME,
+                        error = %telemetry::chain(&error),
+                        "what was applied is not what the core's log says; purge the queue, then fill the \
+                         tables anew (`{service} --help` lists the command)"
+                    );
+                } else {
                     tracing::warn!(
                         projection = P::NAME,
                         error = %telemetry::chain(&error),

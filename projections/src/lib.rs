@@ -44,6 +44,8 @@ mod schema;
 mod service_tests;
 pub mod snapshot;
 mod table_set;
+#[cfg(test)]
+mod throughput_tests;
 
 use std::net::SocketAddr;
 

@@ -102,7 +102,8 @@ pub(crate) async fn rebuild<P: Rebuilt>(
         core,
         say,
     };
-    filler.read_state().await?;
+    let state = filler.read_state().await?;
+    checkpoint::record(&mut connection, second.schema(), &state).await?;
     let mut attempt = 1;
     let comparison = loop {
         while filler.catch_up().await? >= NEARLY {}
@@ -132,6 +133,9 @@ pub(crate) async fn rebuild<P: Rebuilt>(
         say("the live tables stay, as asked");
     } else {
         say("switched: the new tables are live and the old ones are dropped");
+        let live = Schema(sets.migrations.schema);
+        let applied = checkpoint::load(&mut connection, live).await?;
+        filler.tell_anew(&applied).await;
     }
     // The lock belongs to the session.
     connection.close().await?;

@@ -259,6 +259,8 @@ async fn what_would_be_lost_is_not_switched_away_unasked() {
     let (said, compared) = running.rebuild(compare_only).await;
     compared.unwrap();
     assert!(said.contains("stay, as asked"), "{said}");
+    let anew = running.relay.core.log().anew["snapshot"].clone();
+    assert_eq!(anew.applied[&33], 3);
     let mut connection = running.pool.acquire().await.unwrap();
     let second = crate::schema::Schema(SnapshotProjection::SETS.second);
     let tables = ["vehicle"];
@@ -299,7 +301,8 @@ async fn health_is_filled_from_the_state_beside_its_worker() {
     for number in 1..=3 {
         relay.core.append(0, KIND, bus(number));
     }
-    // The log holds nothing of them any more.
+    // The log holds nothing of them any more, and is another than before.
+    relay.core.log().is_restored = true;
     relay.core.log().first.insert(0, 4);
     let pool = pool(&config.database).await;
     let context = Context::new("health-projection", "0");
@@ -312,6 +315,7 @@ async fn health_is_filled_from_the_state_beside_its_worker() {
     health::refill(&command, config, &|_| {}).await.unwrap();
     command.stop().await.unwrap();
     assert_eq!(applied(&pool, "health", 0).await, "{[1,4)}");
+    assert_eq!(relay.core.log().anew["health"].applied[&0], 3);
     let (_, summary) = get(http, "/v1/workspaces/demo/health").await;
     assert_eq!(summary["vehicles"], 3);
     context.stop().await.unwrap();

@@ -18,6 +18,7 @@ mod parked;
 mod poison;
 mod polled_providers;
 mod polling;
+mod projections;
 mod spool;
 mod status;
 mod stops;

@@ -227,3 +227,34 @@ pub fn instance_name() -> String {
         .unwrap_or_else(|| "localhost".to_owned());
     format!("{}-{}", host.trim(), std::process::id())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, PartialEq, Eq, Subcommand)]
+    enum Own {
+        /// Mend something.
+        Mend {
+            #[arg(long)]
+            all: bool,
+        },
+    }
+
+    #[test]
+    fn a_service_has_its_own_commands_beside_those_of_all() {
+        let parse = |arguments: &[&str]| {
+            let arguments = ["service"].iter().chain(arguments);
+            Arguments::<Own>::try_parse_from(arguments).map(|arguments| arguments.command)
+        };
+        let own = parse(&["mend", "--all"]).unwrap();
+        assert!(matches!(own, Some(Command::Own(Own::Mend { all: true }))));
+        let migrate = parse(&["--config", "x.toml", "migrate"]).unwrap();
+        assert!(matches!(migrate, Some(Command::Migrate)));
+        assert!(parse(&["break"]).is_err());
+        let help = parse(&["--help"]).unwrap_err().to_string();
+        assert!(help.contains("Mend something") && help.contains("migrate"));
+        assert!(Arguments::<NoCommand>::try_parse_from(["service", "mend"]).is_err());
+        assert!(Arguments::<NoCommand>::try_parse_from(["service", "migrate"]).is_ok());
+    }
+}

@@ -61,8 +61,9 @@ pub use situation::Situation;
 pub use vehicle::{News, Transition, Vehicle};
 
 use crate::applier::Applier;
+use crate::checkpoint;
 use crate::core_log::CoreLog;
-use crate::fill::{Filler, Say};
+use crate::fill::Filler;
 use crate::projection::{self, Projection, Settings};
 use crate::rebuild;
 use crate::schema::Schema;
@@ -99,10 +100,10 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
 }
 
 /// Reads all that the core knows into the tables, and tells of it by `say`.
-pub(crate) async fn refill(
+pub async fn refill(
     context: &Context,
     config: HealthConfig,
-    say: Say<'_>,
+    say: &(dyn Fn(&str) + Sync),
 ) -> anyhow::Result<()> {
     let core = CoreLog::new(&config.core.url)?;
     let pool = rebuild::pool(context, config.database.clone(), &MIGRATIONS).await?;
@@ -116,7 +117,16 @@ pub(crate) async fn refill(
         core: &core,
         say,
     };
-    filler.read_state().await
+    let state = filler.read_state().await?;
+    // What the worker applies meanwhile and is forgotten here is missing, and is fetched.
+    let (pool, schema, applied) = (&health.pool, health.schema(), &state);
+    db::in_tx(pool, "health_refill", |mut tx| async move {
+        checkpoint::replace(&mut tx, schema, applied).await?;
+        Ok::<_, sqlx::Error>((tx, ()))
+    })
+    .await?;
+    filler.tell_anew(applied).await;
+    Ok(())
 }
 
 /// Starts the read API and the worker on `context`. Broker, database and core may be away.

@@ -26,7 +26,6 @@ pub use fold::{Quantity, Snapshot};
 
 use crate::comparison::{Comparison, Rows};
 use crate::core_log::CoreLog;
-use crate::fill::Say;
 use crate::projection::{self, Projection, Settings};
 use crate::rebuild::{self, RebuildArguments, Rebuilt};
 use crate::schema::Schema;
@@ -66,11 +65,11 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
 }
 
 /// Builds the tables anew, and tells of it by `say`.
-pub(crate) async fn rebuild(
+pub async fn rebuild(
     context: &Context,
     config: SnapshotConfig,
     arguments: RebuildArguments,
-    say: Say<'_>,
+    say: &(dyn Fn(&str) + Sync),
 ) -> anyhow::Result<()> {
     let pool = rebuild::pool(context, config.database, &MIGRATIONS).await?;
     let core = CoreLog::new(&config.core.url)?;
