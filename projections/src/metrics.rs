@@ -28,24 +28,94 @@ static REJECTED: LazyLock<Counter<u64>> = LazyLock::new(|| {
         .build()
 });
 
+static LAG_EVENTS: LazyLock<Gauge<u64>> = LazyLock::new(|| {
+    METER
+        .u64_gauge("headrace_projection_lag_events")
+        .with_description("Events of a shard behind the first that is not applied, with it")
+        .build()
+});
+
 static LAG_SECONDS: LazyLock<Gauge<f64>> = LazyLock::new(|| {
     METER
         .f64_gauge("headrace_projection_lag_seconds")
-        .with_description("Age of the newest event of the last batch that changed the read model")
+        .with_description("How long the first event of a shard that is not applied has waited")
+        .build()
+});
+
+static REPORTS: LazyLock<Counter<u64>> = LazyLock::new(|| {
+    METER
+        .u64_counter("headrace_projection_reports")
+        .with_description("Times that the core was told how far the projection is, by outcome")
+        .build()
+});
+
+static FETCHED: LazyLock<Counter<u64>> = LazyLock::new(|| {
+    METER
+        .u64_counter("headrace_projection_fetched_events")
+        .with_description("Events that did not arrive and were fetched from the log")
+        .build()
+});
+
+static LOST: LazyLock<Gauge<u64>> = LazyLock::new(|| {
+    METER
+        .u64_gauge("headrace_projection_lost_events")
+        .with_description("Events of a shard that were never applied and are no longer in the log")
         .build()
 });
 
 static HEALTH_VEHICLES: LazyLock<Gauge<u64>> = LazyLock::new(|| {
     METER
         .u64_gauge("headrace_health_vehicles")
-        .with_description("Vehicles by freshness")
+        .with_description("Vehicles by freshness, and by why they are not fresh")
         .build()
 });
 
 static HEALTH_TRANSITIONS: LazyLock<Counter<u64>> = LazyLock::new(|| {
     METER
         .u64_counter("headrace_health_transitions")
-        .with_description("Vehicles that went from one freshness to another")
+        .with_description("Changes of vehicles' health")
+        .build()
+});
+
+static HEALTH_INCIDENTS: LazyLock<Counter<u64>> = LazyLock::new(|| {
+    METER
+        .u64_counter("headrace_health_incidents")
+        .with_description("Outages of providers that were found to begin or to end")
+        .build()
+});
+
+static HEALTH_INCIDENTS_OPEN: LazyLock<Gauge<u64>> = LazyLock::new(|| {
+    METER
+        .u64_gauge("headrace_health_incidents_open")
+        .with_description("Outages of providers that go on, one for each connection")
+        .build()
+});
+
+static HEALTH_PIPELINE_LAG: LazyLock<Gauge<f64>> = LazyLock::new(|| {
+    METER
+        .f64_gauge("headrace_health_pipeline_lag_seconds")
+        .with_description("How long the oldest event has waited that was not applied yet")
+        .build()
+});
+
+static HEALTH_UNTOLD: LazyLock<Gauge<u64>> = LazyLock::new(|| {
+    METER
+        .u64_gauge("headrace_health_untold_findings")
+        .with_description("Findings that the core was not told of yet")
+        .build()
+});
+
+static HEALTH_TOLD: LazyLock<Counter<u64>> = LazyLock::new(|| {
+    METER
+        .u64_counter("headrace_health_told_findings")
+        .with_description("Findings that the core was told of")
+        .build()
+});
+
+static HEALTH_TELLING_FAILURES: LazyLock<Counter<u64>> = LazyLock::new(|| {
+    METER
+        .u64_counter("headrace_health_telling_failures")
+        .with_description("Attempts to tell the core that failed, by reason")
         .build()
 });
 
@@ -87,15 +157,65 @@ pub(crate) fn rejected(name: &'static str, reason: &'static str) {
     REJECTED.add(1, &[projection(name), KeyValue::new("reason", reason)]);
 }
 
-pub(crate) fn lag(name: &'static str, seconds: f64) {
-    LAG_SECONDS.record(seconds, &[projection(name)]);
+fn of_shard(name: &'static str, shard: u32) -> [KeyValue; 2] {
+    [projection(name), KeyValue::new("shard", i64::from(shard))]
 }
 
-pub(crate) fn health_vehicles(freshness: &'static str, count: u64) {
-    HEALTH_VEHICLES.record(count, &[KeyValue::new("freshness", freshness)]);
+pub(crate) fn lag(name: &'static str, shard: u32, events: u64, seconds: f64) {
+    let labels = of_shard(name, shard);
+    LAG_EVENTS.record(events, &labels);
+    LAG_SECONDS.record(seconds, &labels);
 }
 
-pub(crate) fn health_transitions(from: &'static str, to: &'static str, count: u64) {
-    let labels = [KeyValue::new("from", from), KeyValue::new("to", to)];
-    HEALTH_TRANSITIONS.add(count, &labels);
+pub(crate) fn reported(name: &'static str, outcome: &'static str) {
+    REPORTS.add(1, &[projection(name), KeyValue::new("outcome", outcome)]);
+}
+
+pub(crate) fn fetched(name: &'static str, count: u64) {
+    FETCHED.add(count, &[projection(name)]);
+}
+
+pub(crate) fn lost(name: &'static str, shard: u32, count: u64) {
+    LOST.record(count, &of_shard(name, shard));
+}
+
+pub(crate) fn health_vehicles(freshness: &'static str, cause: &'static str, count: u64) {
+    let labels = [
+        KeyValue::new("freshness", freshness),
+        KeyValue::new("cause", cause),
+    ];
+    HEALTH_VEHICLES.record(count, &labels);
+}
+
+pub(crate) fn health_transition(from: &'static str, to: &'static str, cause: &'static str) {
+    let labels = [
+        KeyValue::new("from", from),
+        KeyValue::new("to", to),
+        KeyValue::new("cause", cause),
+    ];
+    HEALTH_TRANSITIONS.add(1, &labels);
+}
+
+pub(crate) fn health_incident(change: &'static str) {
+    HEALTH_INCIDENTS.add(1, &[KeyValue::new("change", change)]);
+}
+
+pub(crate) fn health_incidents_open(count: u64) {
+    HEALTH_INCIDENTS_OPEN.record(count, &[]);
+}
+
+pub(crate) fn health_pipeline_lag(seconds: f64) {
+    HEALTH_PIPELINE_LAG.record(seconds, &[]);
+}
+
+pub(crate) fn health_untold(count: u64) {
+    HEALTH_UNTOLD.record(count, &[]);
+}
+
+pub(crate) fn health_told(count: u64) {
+    HEALTH_TOLD.add(count, &[]);
+}
+
+pub(crate) fn health_telling_failed(reason: &'static str) {
+    HEALTH_TELLING_FAILURES.add(1, &[KeyValue::new("reason", reason)]);
 }

@@ -1,288 +1,225 @@
 //! The loop that all projections share: take what is there, fold it, commit once, acknowledge.
 //!
 //! * A message is acknowledged only after the commit that holds its effect.
+//! * The commit also holds which events of the log it applied, so a projection knows exactly how far it
+//!   is, and what it misses; see [`crate::keeper`].
+//! * The next batch is taken and read while the one in hand is committed.
 //! * While the database is away, the batch in hand stays unacknowledged and is tried again; when the
 //!   broker session is lost, everything in hand is dropped, because it will be delivered again.
 //! * What cannot be applied never blocks the queue: it is logged, counted and acknowledged, since the
 //!   event log is the truth and the queue can be refilled from it.
-//! * On a request to stop, the batch in hand is finished, unless the database is away.
+//! * On a request to stop, the batches in hand are finished, unless the database is away.
 
-use std::collections::BTreeSet;
 use std::future::Future;
 use std::ops::ControlFlow;
-use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use runtime::Context;
-use runtime::amqp::{Batch, Consumer, Delivery, Link};
-use runtime::backoff::Backoff;
+use runtime::amqp::{Acknowledger, Batch, Consumer, Link};
 use runtime::config::BatchLimit;
-use runtime::db::{self, Disposition};
-use runtime::{clock, telemetry};
+use runtime::http::Check;
+use shared_model::log::LogState;
 use shared_model::topology::Subscriber;
-use tracing::Instrument;
+use sqlx::{PgConnection, PgPool};
+use tokio::sync::mpsc;
 
-use crate::batch::{Change, ConnectionChange, Folded, VehicleChange, fold};
-use crate::metrics::{self, Outcome};
+use crate::activity::Activity;
+use crate::applier::{Applied, Applier};
+use crate::batch::{Change, ConnectionChange, Folded, Message, VehicleChange, fold};
+use crate::core_config::CoreConfig;
+use crate::core_log::CoreLog;
+use crate::gaps_config::GapsConfig;
+use crate::keeper::Keeper;
+use crate::schema::Schema;
 
 /// The part in which projections differ.
 pub(crate) trait Projection: Sync {
-    /// The projection's name in logs and metrics.
+    /// The projection's name in logs and metrics, and as a subscriber of the log.
     const NAME: &'static str;
     /// Whose queue it reads.
     const SUBSCRIBER: Subscriber;
+    /// The name of the transaction that applies events.
+    const TRANSACTION: &'static str;
+    /// The tables that it writes, without their schema.
+    const TABLES: &'static [&'static str];
     /// What it remembers about a vehicle.
     type Change: Change;
+    /// What is known of a row that was written.
+    type Row: Send;
 
-    /// Writes `changes` in one transaction and returns the workspace and vehicle of each row that
-    /// they changed.
+    /// The database.
+    fn pool(&self) -> &PgPool;
+
+    /// Where the tables are.
+    fn schema(&self) -> Schema;
+
+    /// Writes `changes` in the caller's transaction, and returns the rows that they changed.
     fn write(
         &self,
+        connection: &mut PgConnection,
         changes: &[VehicleChange<Self::Change>],
-    ) -> impl Future<Output = Result<Vec<(String, String)>, sqlx::Error>> + Send;
+    ) -> impl Future<Output = Result<Vec<Self::Row>, sqlx::Error>> + Send;
 
     /// Writes how connections are doing, where the projection cares, and returns how many rows
     /// changed.
     fn write_connections(
         &self,
+        connection: &mut PgConnection,
         changes: &[ConnectionChange],
     ) -> impl Future<Output = Result<u64, sqlx::Error>> + Send {
-        let _ = changes;
+        let _ = (connection, changes);
         std::future::ready(Ok(0))
+    }
+
+    /// Takes note of a row whose transaction was committed, and returns its workspace and vehicle.
+    fn committed(&self, row: Self::Row) -> (String, String);
+
+    /// Takes note of where the log stands, and what of it waits for this projection, which asked at
+    /// `asked_at` (UTC).
+    fn learn(&self, log: &LogState, asked_at: DateTime<Utc>) {
+        let _ = (log, asked_at);
     }
 }
 
-/// Applies events until the service stops.
+/// What the loop needs to know.
+#[derive(Debug, Clone)]
+pub(crate) struct Settings {
+    pub(crate) batch: BatchLimit,
+    pub(crate) gaps: GapsConfig,
+    pub(crate) core: CoreConfig,
+}
+
+/// Applies events, and fetches those that do not arrive, until the service stops. `tables` is down while
+/// one of the projection's tables is missing.
 pub(crate) async fn run<P: Projection>(
     context: &Context,
     link: &Link,
-    limit: BatchLimit,
+    settings: &Settings,
+    tables: &Check,
     projection: &P,
 ) -> anyhow::Result<()> {
-    let stop = context.stopping();
-    while let Ok(mut consumer) = Consumer::open(link, P::SUBSCRIBER.queue(), stop).await {
-        let worker = Worker {
-            context,
-            projection,
-            limit,
-        };
-        if worker.consume(&mut consumer).await?.is_break() {
-            consumer.close().await;
-            break;
-        }
-    }
+    let activity = Activity::default();
+    let applier = Applier {
+        context,
+        projection,
+        tables: Some(tables),
+    };
+    let core = CoreLog::new(&settings.core.url)?;
+    let mut keeper = Keeper::new(&applier, &core, &activity, settings.gaps);
+    let worker = Worker {
+        applier: &applier,
+        activity: &activity,
+        limit: settings.batch,
+    };
+    tokio::try_join!(Box::pin(worker.run(link)), Box::pin(keeper.run()))?;
     Ok(())
 }
 
 struct Worker<'a, P> {
-    context: &'a Context,
-    projection: &'a P,
+    applier: &'a Applier<'a, P>,
+    activity: &'a Activity,
     limit: BatchLimit,
 }
 
-/// What became of a part of a batch.
-enum Written<T> {
-    /// Committed; this is what changed.
-    Rows(T),
-    /// The database refuses the content.
-    Refused(sqlx::Error),
-    /// The session was lost, or the service stops while the database is away.
-    LetGo,
+/// A batch that was taken from the queue and read.
+struct Taken<C> {
+    folded: Folded<C>,
+    messages: usize,
+    last_tag: u64,
 }
 
 impl<P: Projection> Worker<'_, P> {
+    async fn run(&self, link: &Link) -> anyhow::Result<()> {
+        let stop = self.applier.context.stopping();
+        while let Ok(mut consumer) = Consumer::open(link, P::SUBSCRIBER.queue(), stop).await {
+            self.activity.opened();
+            let consumed = self.consume(&mut consumer).await;
+            self.activity.closed();
+            if consumed?.is_break() {
+                consumer.close().await;
+                break;
+            }
+        }
+        Ok(())
+    }
+
     /// Consumes until the session is lost (continue) or the service stops (break).
     async fn consume(&self, consumer: &mut Consumer) -> anyhow::Result<ControlFlow<()>> {
-        let stop = self.context.stopping();
+        let acknowledger = consumer.acknowledger();
+        let (sender, receiver) = mpsc::channel(1);
+        let applying = self.apply(receiver, &acknowledger);
+        let taking = self.take(consumer, sender);
+        tokio::pin!(applying, taking);
+        tokio::select! {
+            taken = &mut taking => {
+                let end = taken?;
+                // What was taken is finished first.
+                applying.await?;
+                Ok(end)
+            }
+            applied = &mut applying => {
+                applied?;
+                Ok(if self.applier.context.stopping().is_cancelled() {
+                    ControlFlow::Break(())
+                } else {
+                    ControlFlow::Continue(())
+                })
+            }
+        }
+    }
+
+    /// Takes and reads batches until the session is lost (continue) or the service stops (break).
+    async fn take(
+        &self,
+        consumer: &mut Consumer,
+        sender: mpsc::Sender<Taken<P::Change>>,
+    ) -> anyhow::Result<ControlFlow<()>> {
+        let stop = self.applier.context.stopping();
         loop {
             let deliveries = match consumer.next_batch(self.limit, stop).await {
                 Batch::Messages(deliveries) => deliveries,
                 Batch::Lost => return Ok(ControlFlow::Continue(())),
                 Batch::Stopped => return Ok(ControlFlow::Break(())),
             };
-            if self.apply(&deliveries, consumer).await?.is_break() {
-                return Ok(if stop.is_cancelled() {
-                    ControlFlow::Break(())
-                } else {
-                    ControlFlow::Continue(())
-                });
-            }
-            let acknowledged = match deliveries.last() {
-                Some(last) => consumer.ack_through(last.tag).await,
-                None => Ok(()),
+            self.activity.took();
+            let Some(last_tag) = deliveries.last().map(|last| last.tag) else {
+                continue;
             };
-            if acknowledged.is_err() {
+            let messages: Vec<_> = deliveries.into_iter().map(Message::from).collect();
+            let count = messages.len();
+            // Reading a large batch would keep the one before from being committed.
+            let folded = tokio::task::spawn_blocking(move || fold(&messages)).await?;
+            let taken = Taken {
+                folded,
+                messages: count,
+                last_tag,
+            };
+            if sender.send(taken).await.is_err() {
                 return Ok(ControlFlow::Continue(()));
             }
         }
     }
 
-    /// Commits what `deliveries` say; breaks if they must not be acknowledged.
+    /// Commits and acknowledges what is taken, until nothing more is or one must not be acknowledged.
     async fn apply(
         &self,
-        deliveries: &[Delivery],
-        consumer: &Consumer,
-    ) -> anyhow::Result<ControlFlow<()>> {
-        let folded = fold::<P::Change>(deliveries);
-        for rejection in &folded.rejections {
-            let reason = rejection.error.reason();
-            tracing::error!(
-                projection = P::NAME,
-                message_id = rejection.message_id,
-                reason,
-                error = %runtime::telemetry::chain(&rejection.error),
-                "a message cannot be applied and is left out"
-            );
-            metrics::rejected(P::NAME, reason);
-        }
-        let span = tracing::info_span!(
-            "apply events",
-            projection = P::NAME,
-            messages = deliveries.len(),
-            vehicles = folded.changes.len()
-        );
-        // A batch may belong to many traces; it continues the first.
-        telemetry::continue_trace(&span, folded.traceparent.as_deref());
-        let telling = self.write_connections(&folded.connections, consumer);
-        let Some(told) = telling.await? else {
-            return Ok(ControlFlow::Break(()));
-        };
-        let writing = self.write_all(&folded.changes, consumer).instrument(span);
-        Ok(match writing.await? {
-            Some(written) => {
-                count::<P>(&folded, &written, told);
-                ControlFlow::Continue(())
+        mut receiver: mpsc::Receiver<Taken<P::Change>>,
+        acknowledger: &Acknowledger,
+    ) -> anyhow::Result<()> {
+        while let Some(taken) = receiver.recv().await {
+            let lost = acknowledger.lost();
+            let applied = self
+                .applier
+                .apply(&taken.folded, taken.messages, lost)
+                .await?;
+            if applied == Applied::LetGo {
+                break;
             }
-            None => ControlFlow::Break(()),
-        })
-    }
-
-    /// Writes all changes, in one transaction if the database takes them together. Content that it
-    /// refuses is found by halving, so that it takes nothing else with it.
-    async fn write_all(
-        &self,
-        changes: &[VehicleChange<P::Change>],
-        consumer: &Consumer,
-    ) -> anyhow::Result<Option<BTreeSet<(String, String)>>> {
-        let mut written = BTreeSet::new();
-        let mut parts = vec![changes];
-        while let Some(part) = parts.pop() {
-            match (self.write(part, consumer).await?, part) {
-                (Written::Rows(rows), _) => written.extend(rows),
-                (Written::LetGo, _) => return Ok(None),
-                (Written::Refused(error), [VehicleChange { key, .. }]) => {
-                    tracing::error!(
-                        projection = P::NAME,
-                        workspace = %key.workspace,
-                        vehicle = %key.vehicle,
-                        error = %runtime::telemetry::chain(&error),
-                        "the database refuses what events say about a vehicle; it is left out"
-                    );
-                    metrics::rejected(P::NAME, "refused_by_database");
-                }
-                (Written::Refused(_), _) => {
-                    let (first, second) = part.split_at(part.len() / 2);
-                    parts.extend([second, first]);
-                }
+            if acknowledger.ack_through(taken.last_tag).await.is_err() {
+                break;
             }
+            self.activity.done();
         }
-        Ok(Some(written))
-    }
-
-    /// Writes how connections are doing, and returns how many rows changed; none if the batch must not
-    /// be acknowledged.
-    async fn write_connections(
-        &self,
-        changes: &[ConnectionChange],
-        consumer: &Consumer,
-    ) -> anyhow::Result<Option<u64>> {
-        if changes.is_empty() {
-            return Ok(Some(0));
-        }
-        let write = || self.projection.write_connections(changes);
-        match self.persist(write, consumer).await? {
-            Written::LetGo => Ok(None),
-            Written::Rows(rows) => Ok(Some(rows)),
-            Written::Refused(error) => {
-                tracing::error!(
-                    projection = P::NAME,
-                    error = %runtime::telemetry::chain(&error),
-                    "the database refuses what events say about connections; it is left out"
-                );
-                metrics::rejected(P::NAME, "refused_by_database");
-                Ok(Some(0))
-            }
-        }
-    }
-
-    /// Writes one part, however long the database is away.
-    async fn write(
-        &self,
-        part: &[VehicleChange<P::Change>],
-        consumer: &Consumer,
-    ) -> anyhow::Result<Written<Vec<(String, String)>>> {
-        if part.is_empty() {
-            return Ok(Written::Rows(Vec::new()));
-        }
-        self.persist(|| self.projection.write(part), consumer).await
-    }
-
-    async fn persist<T, F>(
-        &self,
-        write: impl Fn() -> F,
-        consumer: &Consumer,
-    ) -> anyhow::Result<Written<T>>
-    where
-        F: Future<Output = Result<T, sqlx::Error>>,
-    {
-        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
-        loop {
-            let error = match self.context.letting_go().run_until_cancelled(write()).await {
-                None => return Ok(Written::LetGo),
-                Some(Ok(rows)) => return Ok(Written::Rows(rows)),
-                Some(Err(error)) => error,
-            };
-            match db::disposition(&error) {
-                Disposition::Retry => tracing::warn!(
-                    projection = P::NAME,
-                    error = %runtime::telemetry::chain(&error),
-                    "the database is away; the batch waits"
-                ),
-                Disposition::Poison => return Ok(Written::Refused(error)),
-                Disposition::Fatal => return Err(error.into()),
-            }
-            let waited = consumer
-                .lost()
-                .run_until_cancelled(backoff.wait(self.context.stopping()))
-                .await;
-            if !matches!(waited, Some(Ok(()))) {
-                return Ok(Written::LetGo);
-            }
-        }
-    }
-}
-
-/// Counts the events of a committed batch, by whether they changed anything; `told` rows of connections
-/// were.
-fn count<P: Projection>(
-    folded: &Folded<P::Change>,
-    written: &BTreeSet<(String, String)>,
-    told: u64,
-) {
-    let mut applied = BTreeSet::new();
-    for VehicleChange { key, events, .. } in &folded.changes {
-        if written.contains(&(key.workspace.to_string(), key.vehicle.to_string())) {
-            applied.extend(events);
-        }
-    }
-    let unchanged = folded.event_times.len() - applied.len();
-    metrics::batch(P::NAME);
-    let untold = folded.connection_events.saturating_sub(told);
-    metrics::events(P::NAME, Outcome::Applied, applied.len() as u64 + told);
-    metrics::events(P::NAME, Outcome::Unchanged, unchanged as u64 + untold);
-    metrics::events(P::NAME, Outcome::Ignored, folded.ignored);
-    let newest = applied.iter().map(|&&index| folded.event_times[index]);
-    if let Some(newest) = newest.max() {
-        let lag = clock::now() - newest;
-        metrics::lag(P::NAME, lag.as_seconds_f64().max(0.0));
+        Ok(())
     }
 }

@@ -8,40 +8,46 @@ use runtime::amqp::{Link, Message, Publisher};
 use runtime::config::HttpConfig;
 use runtime::{Context, clock};
 use serde_json::{Value, json};
-use shared_model::WorkspaceId;
-use shared_model::event::{CONTENT_TYPE, CloudEvent, EventType, LogPosition};
+use shared_model::event::{CONTENT_TYPE, CloudEvent, EventType};
 use shared_model::topology::{self, EVENTS_EXCHANGE};
 
+use crate::core_stand_in::CoreStandIn;
 use crate::fixture::{self, eventually};
 use crate::health::{self, HealthConfig};
 use crate::snapshot::{self, SnapshotConfig};
 
-/// Stands in for the core's relay.
-struct Relay {
+/// Stands in for the core and its relay.
+pub(crate) struct Relay {
     context: Context,
     publisher: Publisher,
+    pub(crate) core: CoreStandIn,
 }
 
 impl Relay {
-    fn new(amqp: &runtime::config::AmqpConfig) -> Self {
+    pub(crate) async fn new(amqp: &runtime::config::AmqpConfig) -> Self {
         let context = Context::new("relay", "0");
         let publisher = Publisher::new(Link::open(&context, amqp, topology::events()));
-        Self { context, publisher }
+        let core = CoreStandIn::start().await;
+        Self {
+            context,
+            publisher,
+            core,
+        }
     }
 
-    async fn send(&self, kind: EventType, data: Value) {
-        let position = LogPosition {
-            shard: 0,
-            offset: 1,
-            logged_at: clock::now(),
-        };
-        let workspace = WorkspaceId::new("demo").unwrap();
-        let event = CloudEvent::new(&position, kind, workspace, None, None, data);
-        self.send_raw(kind.name(), serde_json::to_vec(&event).unwrap())
+    /// Logs an event and sends it.
+    pub(crate) async fn send(&self, kind: EventType, data: Value) {
+        let event = self.core.append(0, kind, data);
+        self.send_again(&event).await;
+    }
+
+    /// Sends an event that is in the log.
+    pub(crate) async fn send_again(&self, event: &CloudEvent) {
+        self.send_raw(&event.kind, serde_json::to_vec(event).unwrap())
             .await;
     }
 
-    async fn send_raw(&self, routing_key: &str, body: Vec<u8>) {
+    pub(crate) async fn send_raw(&self, routing_key: &str, body: Vec<u8>) {
         let message = Message {
             exchange: EVENTS_EXCHANGE,
             routing_key: routing_key.to_owned(),
@@ -54,9 +60,14 @@ impl Relay {
         let sent = self.publisher.publish_until_confirmed(&message, stop).await;
         sent.unwrap();
     }
+
+    pub(crate) async fn stop(self) {
+        self.context.stop().await.unwrap();
+        self.core.stop().await;
+    }
 }
 
-async fn get(address: SocketAddr, path: &str) -> (u16, Value) {
+pub(crate) async fn get(address: SocketAddr, path: &str) -> (u16, Value) {
     let answer = reqwest::get(format!("http://{address}{path}"))
         .await
         .unwrap();
@@ -67,12 +78,12 @@ async fn get(address: SocketAddr, path: &str) -> (u16, Value) {
     )
 }
 
-fn problem(answer: &(u16, Value)) -> (u16, &str) {
+pub(crate) fn problem(answer: &(u16, Value)) -> (u16, &str) {
     let kind = answer.1["type"].as_str().unwrap_or_default();
     (answer.0, kind.rsplit(':').next().unwrap_or_default())
 }
 
-fn changed(vehicle: &str, version: u64, unit: &str) -> Value {
+pub(crate) fn changed(vehicle: &str, version: u64, unit: &str) -> Value {
     let now = clock::now();
     json!({"vehicle": vehicle, "version": version, "revision": version, "changed": [],
         "last_received_at": now, "signals": {"state_of_charge": {"value": 81.5, "unit": unit,
@@ -82,13 +93,14 @@ fn changed(vehicle: &str, version: u64, unit: &str) -> Value {
 #[tokio::test(flavor = "multi_thread")]
 async fn snapshots_are_answered_and_a_bad_message_takes_nothing_with_it() {
     let amqp = fixture::broker().await;
+    let relay = Relay::new(&amqp).await;
     let config = SnapshotConfig {
         amqp: amqp.clone(),
         database: fixture::database(&snapshot::MIGRATIONS).await,
         http: HttpConfig::local(0),
+        core: relay.core.config(),
         ..SnapshotConfig::default()
     };
-    let relay = Relay::new(&amqp);
     relay
         .send_raw("vehicle.snapshot.changed", b"{".to_vec())
         .await;
@@ -163,6 +175,13 @@ async fn snapshots_are_answered_and_a_bad_message_takes_nothing_with_it() {
     }
     let (_, ready) = get(http, "/readyz").await;
     assert_eq!(ready["status"], "ready", "{ready}");
+    assert_counted(http).await;
+    context.stop().await.unwrap();
+    relay.stop().await;
+}
+
+/// What the test above has the projection count is on its page of metrics.
+async fn assert_counted(http: SocketAddr) {
     let page = reqwest::get(format!("http://{http}/metrics")).await;
     let metrics = page.unwrap().text().await.unwrap();
     for (name, label) in [
@@ -175,7 +194,9 @@ async fn snapshots_are_answered_and_a_bad_message_takes_nothing_with_it() {
             "headrace_projection_rejected_messages_total",
             "reason=\"refused_by_database\"",
         ),
-        ("headrace_projection_lag_seconds", "projection=\"snapshot\""),
+        ("headrace_projection_lag_seconds", "shard=\"0\""),
+        ("headrace_projection_lag_events", "shard=\"0\""),
+        ("headrace_projection_reports_total", "outcome=\"ok\""),
         (
             "headrace_projection_batches_total",
             "projection=\"snapshot\"",
@@ -184,17 +205,17 @@ async fn snapshots_are_answered_and_a_bad_message_takes_nothing_with_it() {
         let counted = |line: &str| line.starts_with(name) && line.contains(label);
         assert!(metrics.lines().any(counted), "{name} {label}: {metrics}");
     }
-    context.stop().await.unwrap();
-    relay.context.stop().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_silent_vehicle_turns_stale_and_offline_without_any_message() {
     let amqp = fixture::broker().await;
+    let relay = Relay::new(&amqp).await;
     let mut config = HealthConfig {
         amqp: amqp.clone(),
         database: fixture::database(&health::MIGRATIONS).await,
         http: HttpConfig::local(0),
+        core: relay.core.config(),
         ..HealthConfig::default()
     };
     config.freshness.stale_after = Duration::from_secs(3);
@@ -202,7 +223,6 @@ async fn a_silent_vehicle_turns_stale_and_offline_without_any_message() {
     config.freshness.sweep_every = Duration::from_millis(50);
     let context = Context::new("health-projection", "0");
     let http = health::start(context.clone(), config).await.unwrap().http;
-    let relay = Relay::new(&amqp);
     let registration = json!({"vehicle": "bus-2", "provider": "viriciti",
         "connection": "01890a5d-ac96-774b-bcce-b302099a8057", "registered_at": clock::now()});
     relay.send(EventType::VehicleRegistered, registration).await;
@@ -239,11 +259,18 @@ async fn a_silent_vehicle_turns_stale_and_offline_without_any_message() {
         (&unseen["freshness"], &unseen["last_received_at"]),
         (&json!("never_seen"), &Value::Null)
     );
+    let (_, mut summary) = get(http, "/v1/workspaces/demo/health").await;
+    let lag = summary["pipeline_lag_seconds"].take();
+    assert!(lag.as_f64().is_some_and(|lag| lag < 30.0), "{lag}");
     assert_eq!(
-        get(http, "/v1/workspaces/demo/health").await.1,
+        summary,
         json!({"workspace": "demo", "vehicles": 3, "fresh": 0, "stale": 0, "offline": 2,
             "never_seen": 1,
-            "connections": {"connected": 0, "subscribed": 0, "silent": 0, "disconnected": 0}})
+            "causes": {"source_silent": 2, "pipeline_late": 0, "provider_outage": 0},
+            "providers": {"viriciti":
+                {"vehicles": 3, "fresh": 0, "stale": 0, "offline": 2, "never_seen": 1}},
+            "connections": {"connected": 0, "subscribed": 0, "silent": 0, "disconnected": 0},
+            "open_incidents": 0, "incidents": [], "pipeline_lag_seconds": null})
     );
     let (status, other) = get(http, "/v1/workspaces/other/health").await;
     assert_eq!((status, &other["vehicles"]), (200, &json!(0)));
@@ -257,10 +284,10 @@ async fn a_silent_vehicle_turns_stale_and_offline_without_any_message() {
         .await;
     eventually(|| get(http, path), is("fresh")).await;
     context.stop().await.unwrap();
-    relay.context.stop().await.unwrap();
+    relay.stop().await;
 }
 
-fn connection(number: u8, revision: u64, status: &str, error: Option<&str>) -> Value {
+pub(crate) fn connection(number: u8, revision: u64, status: &str, error: Option<&str>) -> Value {
     json!({"connection": format!("01890a5d-ac96-774b-bcce-b302099a80{number:02}"),
         "provider": "viriciti", "revision": revision, "status": status, "since": clock::now(),
         "reason": null, "error": error, "owner": "publisher-0", "epoch": 3,
@@ -270,15 +297,16 @@ fn connection(number: u8, revision: u64, status: &str, error: Option<&str>) -> V
 #[tokio::test(flavor = "multi_thread")]
 async fn connections_are_answered_for_by_the_latest_that_was_said() {
     let amqp = fixture::broker().await;
+    let relay = Relay::new(&amqp).await;
     let config = HealthConfig {
         amqp: amqp.clone(),
         database: fixture::database(&health::MIGRATIONS).await,
         http: HttpConfig::local(0),
+        core: relay.core.config(),
         ..HealthConfig::default()
     };
     let context = Context::new("health-projection", "0");
     let http = health::start(context.clone(), config).await.unwrap().http;
-    let relay = Relay::new(&amqp);
     let kind = EventType::ConnectionStatusChanged;
     for said in [
         connection(1, 2, "disconnected", Some("gone")),
@@ -321,17 +349,19 @@ async fn connections_are_answered_for_by_the_latest_that_was_said() {
         json!({"connected": 0, "subscribed": 1, "silent": 0, "disconnected": 0})
     );
     context.stop().await.unwrap();
-    relay.context.stop().await.unwrap();
+    relay.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_batch_waits_for_a_database_that_is_away() {
     let amqp = fixture::broker().await;
+    let relay = Relay::new(&amqp).await;
     let database = fixture::database(&snapshot::MIGRATIONS).await;
     let config = SnapshotConfig {
         amqp: amqp.clone(),
         database: database.clone(),
         http: HttpConfig::local(0),
+        core: relay.core.config(),
         ..SnapshotConfig::default()
     };
     let context = Context::new("snapshot-projection", "0");
@@ -340,7 +370,6 @@ async fn a_batch_waits_for_a_database_that_is_away() {
     eventually(|| get(http, "/readyz"), status("ready")).await;
 
     fixture::set_away(&database, true).await;
-    let relay = Relay::new(&amqp);
     relay
         .send(EventType::VehicleSnapshotChanged, changed("bus-1", 1, "%"))
         .await;
@@ -360,5 +389,5 @@ async fn a_batch_waits_for_a_database_that_is_away() {
         .await;
     eventually(|| get(http, "/readyz"), status("not_ready")).await;
     context.stop().await.unwrap();
-    relay.context.stop().await.unwrap();
+    relay.stop().await;
 }

@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 use serde_json::value::RawValue;
 use uuid::Uuid;
@@ -178,30 +178,9 @@ impl<D> CloudEvent<D> {
             data,
         }
     }
-}
 
-impl CloudEvent {
-    /// Reads a message's events, each by itself: one that cannot be read leaves the others alone.
-    pub fn decode(
-        content_type: &str,
-        body: &[u8],
-    ) -> Result<Vec<Result<Self, EventError>>, EventError> {
-        let read = |event: &[u8]| serde_json::from_slice(event).map_err(EventError::from);
-        match content_type {
-            CONTENT_TYPE => Ok(vec![read(body)]),
-            BATCH_CONTENT_TYPE => {
-                let events: Vec<&RawValue> = serde_json::from_slice(body)?;
-                Ok(events
-                    .into_iter()
-                    .map(|event| read(event.get().as_bytes()))
-                    .collect())
-            }
-            other => Err(EventError::ContentType(other.to_owned())),
-        }
-    }
-
-    /// The fact that the event states; `None` for a type that is not known here.
-    pub fn fact(&self) -> Result<Option<Fact>, EventError> {
+    /// The event's type; `None` for one that is not known here. Refuses data of an unknown version.
+    fn known_type(&self) -> Result<Option<EventType>, EventError> {
         let Some(kind) = EventType::from_name(&self.kind) else {
             return Ok(None);
         };
@@ -217,7 +196,60 @@ impl CloudEvent {
                 found,
             });
         }
-        Ok(Some(Fact::read(kind, &self.data)?))
+        Ok(Some(kind))
+    }
+}
+
+impl CloudEvent {
+    /// Reads a message's events, each by itself: one that cannot be read leaves the others alone.
+    pub fn decode(
+        content_type: &str,
+        body: &[u8],
+    ) -> Result<Vec<Result<Self, EventError>>, EventError> {
+        each_event(content_type, body, serde_json::from_slice)
+    }
+
+    /// The fact that the event states; `None` for a type that is not known here.
+    pub fn fact(&self) -> Result<Option<Fact>, EventError> {
+        let read = |kind| Fact::read(kind, &self.data);
+        Ok(self.known_type()?.map(read).transpose()?)
+    }
+}
+
+impl<'a> CloudEvent<&'a RawValue> {
+    /// As [`CloudEvent::decode`], but the events' data stay the text that they are, so that
+    /// [`Self::fact`] reads it straight into the fact.
+    pub fn read(
+        content_type: &str,
+        body: &'a [u8],
+    ) -> Result<Vec<Result<Self, EventError>>, EventError> {
+        each_event(content_type, body, serde_json::from_slice)
+    }
+
+    /// The fact that the event states; `None` for a type that is not known here.
+    pub fn fact(&self) -> Result<Option<Fact>, EventError> {
+        let read = |kind| Fact::read(kind, self.data);
+        Ok(self.known_type()?.map(read).transpose()?)
+    }
+}
+
+/// Reads each event of a message by itself.
+fn each_event<'a, E>(
+    content_type: &str,
+    body: &'a [u8],
+    read: impl Fn(&'a [u8]) -> Result<E, serde_json::Error>,
+) -> Result<Vec<Result<E, EventError>>, EventError> {
+    let read = |event| read(event).map_err(EventError::from);
+    match content_type {
+        CONTENT_TYPE => Ok(vec![read(body)]),
+        BATCH_CONTENT_TYPE => {
+            let events: Vec<&RawValue> = serde_json::from_slice(body)?;
+            Ok(events
+                .into_iter()
+                .map(|event| read(event.get().as_bytes()))
+                .collect())
+        }
+        other => Err(EventError::ContentType(other.to_owned())),
     }
 }
 
@@ -253,7 +285,10 @@ impl Fact {
     }
 
     /// The fact that the data of an event of type `kind` state.
-    pub fn read(kind: EventType, data: &Value) -> Result<Self, serde_json::Error> {
+    pub fn read<'a, D>(kind: EventType, data: D) -> Result<Self, serde_json::Error>
+    where
+        D: Deserializer<'a, Error = serde_json::Error>,
+    {
         Ok(match kind {
             EventType::VehicleRegistered => {
                 Self::VehicleRegistered(VehicleRegistered::deserialize(data)?)
@@ -339,6 +374,7 @@ pub struct VehicleSnapshotChanged {
 /// A signal's latest value as published. Open: a newer core may publish signals, units and kinds
 /// of values that this code does not know.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(from = "FlatReading")]
 pub struct PublishedReading {
     /// A number, or `{"latitude","longitude"}`.
     pub value: Value,
@@ -347,6 +383,42 @@ pub struct PublishedReading {
     /// When and by whom it was reported.
     #[serde(flatten)]
     pub provenance: Provenance,
+}
+
+/// A reading as it is written. Flattening would have serde buffer each field before it reads it, and
+/// readings are most of what there is to read.
+#[derive(Deserialize)]
+struct FlatReading {
+    value: Value,
+    unit: String,
+    observed_at: DateTime<Utc>,
+    received_at: DateTime<Utc>,
+    provider: Provider,
+    #[serde(default)]
+    clock_ahead: bool,
+}
+
+impl From<FlatReading> for PublishedReading {
+    fn from(flat: FlatReading) -> Self {
+        let FlatReading {
+            value,
+            unit,
+            observed_at,
+            received_at,
+            provider,
+            clock_ahead,
+        } = flat;
+        Self {
+            value,
+            unit,
+            provenance: Provenance {
+                observed_at,
+                received_at,
+                provider,
+                clock_ahead,
+            },
+        }
+    }
 }
 
 /// Vehicles that were heard from while their values stayed as last published.
@@ -590,6 +662,8 @@ mod tests {
             let body = serde_json::to_vec(&event).unwrap();
             let read = decode(CONTENT_TYPE, &body);
             assert_eq!(read, std::slice::from_ref(&event));
+            let unread = CloudEvent::read(CONTENT_TYPE, &body).unwrap().remove(0);
+            assert_eq!(unread.unwrap().fact().unwrap(), Some(fact.clone()));
             assert_eq!(read[0].fact().unwrap(), Some(fact));
         }
         let events: Vec<_> = facts().iter().map(event).collect();

@@ -169,15 +169,21 @@ pub async fn start(context: Context, config: GatewayConfig) -> anyhow::Result<So
             upstream("health", health),
         )
         .route(
+            "/v1/workspaces/{workspace}/vehicles/{vehicle}/health/history",
+            upstream("health", health),
+        )
+        .route(
             "/v1/workspaces/{workspace}/health",
             upstream("health", health),
         )
         .route(
-            "/v1/workspaces/{workspace}/health/connections",
+            // `connections`, `history`, `incidents` or `vehicles`.
+            "/v1/workspaces/{workspace}/health/{list}",
             upstream("health", health),
         )
         .route(
-            "/v1/workspaces/{workspace}/health/connections/{connection}",
+            // Of connections and incidents.
+            "/v1/workspaces/{workspace}/health/{list}/{id}",
             upstream("health", health),
         )
         .layer(DefaultBodyLimit::max(LARGEST_BODY));

@@ -129,18 +129,8 @@ impl Service {
                         .map(drop)
                 })
             }
-            Self::SnapshotProjection => {
-                service::run_with(arguments, name, Some(SNAPSHOT), |context, config| async {
-                    projections::snapshot::start(context, config)
-                        .await
-                        .map(drop)
-                })
-            }
-            Self::HealthProjection => {
-                service::run_with(arguments, name, Some(HEALTH), |context, config| async {
-                    projections::health::start(context, config).await.map(drop)
-                })
-            }
+            Self::SnapshotProjection => projections::snapshot::main(arguments),
+            Self::HealthProjection => projections::health::main(arguments),
             Self::IngressPublisher => {
                 service::run_with(arguments, name, None, |context, config| async {
                     ingress_publisher::start(context, config).await.map(drop)

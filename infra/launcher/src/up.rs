@@ -291,13 +291,16 @@ impl Settings {
                 display(&servers.private.data().path().join("spool")),
             ),
         ];
-        for (key, value) in [
-            ("freshness.stale_after", arguments.stale_after),
-            ("freshness.offline_after", arguments.offline_after),
-        ] {
-            common.extend(value.map(|value| (key.to_owned(), written(value))));
-        }
         let known: Vec<_> = Service::ALL.into_iter().flat_map(Service::keys).collect();
+        for (name, value) in [
+            ("stale_after", arguments.stale_after),
+            ("offline_after", arguments.offline_after),
+        ] {
+            let Some(value) = value else { continue };
+            // Who asks for a limit means all vehicles: providers with limits of their own too.
+            let keys = known.iter().filter(|key| is_limit(key, name));
+            common.extend(keys.map(|key| (key.clone(), written(value))));
+        }
         let mut environment = Vec::new();
         for (name, value) in std::env::vars_os() {
             let Some(name) = name.to_str().filter(|name| name.starts_with("HEADRACE_")) else {
@@ -333,6 +336,13 @@ impl Settings {
             .cloned()
             .collect()
     }
+}
+
+/// Whether `key` sets the limit `name` of freshness, for all providers or for one.
+fn is_limit(key: &str, name: &str) -> bool {
+    key.strip_prefix("freshness.")
+        .and_then(|key| key.strip_suffix(name))
+        .is_some_and(|between| between.is_empty() || between.starts_with("providers."))
 }
 
 fn written(duration: Duration) -> String {
@@ -505,4 +515,22 @@ async fn stop_services(hosted: Vec<Hosted>) -> anyhow::Result<()> {
         }
     }
     result
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limit_is_that_of_every_provider() {
+        let keys = Service::HealthProjection.keys();
+        for name in ["stale_after", "offline_after"] {
+            let limits: Vec<_> = keys.iter().filter(|key| is_limit(key, name)).collect();
+            let all: Vec<_> = keys.iter().filter(|key| key.ends_with(name)).collect();
+            assert!(limits.len() > 1, "{limits:?}");
+            assert_eq!(limits, all);
+        }
+        assert!(!is_limit("incidents.stale_after", "stale_after"));
+        assert!(!is_limit("freshness.pipeline_late_after", "late_after"));
+    }
 }

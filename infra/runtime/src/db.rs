@@ -181,10 +181,16 @@ impl AsSqlError for sqlx::Error {
 }
 
 fn is_conflict(error: &sqlx::Error) -> bool {
+    has_state(error, &["40001", "40P01"])
+}
+
+/// Whether the database refused with one of these SQLSTATEs.
+#[must_use]
+pub fn has_state(error: &sqlx::Error, states: &[&str]) -> bool {
     let code = error
         .as_database_error()
         .and_then(sqlx::error::DatabaseError::code);
-    matches!(code.as_deref(), Some("40001" | "40P01"))
+    code.is_some_and(|code| states.contains(&code.as_ref()))
 }
 
 fn options(config: &DatabaseConfig) -> Result<PgConnectOptions, sqlx::Error> {

@@ -9,9 +9,10 @@ use std::future::Future;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::backoff::Stopped;
 use crate::config::{self, Config};
 use crate::db::Migrations;
 use crate::{Context, db, telemetry};
@@ -21,7 +22,7 @@ const EXIT_USAGE: u8 = 64;
 const EXIT_CONFIG: u8 = 78;
 
 #[derive(Debug, Parser)]
-struct Arguments {
+struct Arguments<C: Subcommand> {
     /// TOML file with settings; the environment overrides it.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -32,14 +33,20 @@ struct Arguments {
     #[arg(long)]
     print_config: bool,
     #[command(subcommand)]
-    command: Option<Command>,
+    command: Option<Command<C>>,
 }
 
-#[derive(Debug, clap::Subcommand)]
-enum Command {
+#[derive(Debug, Subcommand)]
+enum Command<C: Subcommand> {
     /// Bring the service's database schema up to date and exit.
     Migrate,
+    #[command(flatten)]
+    Own(C),
 }
+
+/// The commands of a service that has none of its own.
+#[derive(Debug, Subcommand)]
+enum NoCommand {}
 
 /// Runs a service to its end with the process's own arguments. `start` returns once the service's
 /// tasks run on the context.
@@ -68,12 +75,33 @@ where
     S: FnOnce(Context, C) -> F,
     F: Future<Output = anyhow::Result<()>>,
 {
+    let own = |_, _, command: NoCommand| async move { match command {} };
+    run_with_commands(arguments, name, migrations, start, own)
+}
+
+/// Runs a service that has commands of its own, or one of these: with a context that is asked to stop
+/// as a service's is, and what was configured. See [`run_with`].
+pub fn run_with_commands<C, S, F, X, O, G>(
+    arguments: impl Iterator<Item = OsString>,
+    name: &'static str,
+    migrations: Option<&'static Migrations>,
+    start: S,
+    own: O,
+) -> ExitCode
+where
+    C: Config,
+    S: FnOnce(Context, C) -> F,
+    F: Future<Output = anyhow::Result<()>>,
+    X: Subcommand,
+    O: FnOnce(Context, C, X) -> G,
+    G: Future<Output = anyhow::Result<()>>,
+{
     use clap::{CommandFactory, FromArgMatches};
     let arguments = std::iter::once(name.into()).chain(arguments);
-    let matches = Arguments::command()
+    let matches = Arguments::<X>::command()
         .name(name)
         .try_get_matches_from(arguments);
-    let arguments = match matches.and_then(|matches| Arguments::from_arg_matches(&matches)) {
+    let arguments = match matches.and_then(|matches| Arguments::<X>::from_arg_matches(&matches)) {
         Ok(arguments) => arguments,
         Err(error) => {
             // Printing help to a closed pipe is no failure worth another message.
@@ -113,6 +141,10 @@ where
     let result = runtime.block_on(async {
         match arguments.command {
             Some(Command::Migrate) => migrate(&config, migrations).await,
+            Some(Command::Own(command)) => {
+                let start = |context, config| own(context, config, command);
+                run_command(name, config, start).await
+            }
             None => serve(name, config, start).await,
         }
     });
@@ -136,6 +168,25 @@ async fn migrate<C: Config>(config: &C, migrations: Option<&Migrations>) -> anyh
         (Some(database), Some(migrations)) => Ok(db::migrate(database, migrations).await?),
         _ => anyhow::bail!("this service has no database"),
     }
+}
+
+/// Runs a command to its end; a signal asks it to stop.
+async fn run_command<C, S, F>(name: &'static str, config: C, command: S) -> anyhow::Result<()>
+where
+    S: FnOnce(Context, C) -> F,
+    F: Future<Output = anyhow::Result<()>>,
+{
+    let context = Context::new(name, instance_name());
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let done = tokio::select! {
+        done = command(context.clone(), config) => done,
+        _ = terminate.recv() => Err(Stopped.into()),
+        _ = interrupt.recv() => Err(Stopped.into()),
+    };
+    // What the command began must end, but how the command went is what counts.
+    let stopped = context.stop().await;
+    done.and(stopped.map_err(Into::into))
 }
 
 async fn serve<C, S, F>(name: &'static str, config: C, start: S) -> anyhow::Result<()>
@@ -175,4 +226,35 @@ pub fn instance_name() -> String {
         .or_else(|| std::env::var("HOSTNAME").ok())
         .unwrap_or_else(|| "localhost".to_owned());
     format!("{}-{}", host.trim(), std::process::id())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, PartialEq, Eq, Subcommand)]
+    enum Own {
+        /// Mend something.
+        Mend {
+            #[arg(long)]
+            all: bool,
+        },
+    }
+
+    #[test]
+    fn a_service_has_its_own_commands_beside_those_of_all() {
+        let parse = |arguments: &[&str]| {
+            let arguments = ["service"].iter().chain(arguments);
+            Arguments::<Own>::try_parse_from(arguments).map(|arguments| arguments.command)
+        };
+        let own = parse(&["mend", "--all"]).unwrap();
+        assert!(matches!(own, Some(Command::Own(Own::Mend { all: true }))));
+        let migrate = parse(&["--config", "x.toml", "migrate"]).unwrap();
+        assert!(matches!(migrate, Some(Command::Migrate)));
+        assert!(parse(&["break"]).is_err());
+        let help = parse(&["--help"]).unwrap_err().to_string();
+        assert!(help.contains("Mend something") && help.contains("migrate"));
+        assert!(Arguments::<NoCommand>::try_parse_from(["service", "mend"]).is_err());
+        assert!(Arguments::<NoCommand>::try_parse_from(["service", "migrate"]).is_ok());
+    }
 }

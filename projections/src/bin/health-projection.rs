@@ -2,12 +2,6 @@
 
 use std::process::ExitCode;
 
-use projections::health;
-
 fn main() -> ExitCode {
-    runtime::service::run(
-        "health-projection",
-        Some(&health::MIGRATIONS),
-        |context, config| async { health::start(context, config).await.map(|_| ()) },
-    )
+    projections::health::main(std::env::args_os().skip(1))
 }

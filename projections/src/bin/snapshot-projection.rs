@@ -2,12 +2,6 @@
 
 use std::process::ExitCode;
 
-use projections::snapshot;
-
 fn main() -> ExitCode {
-    runtime::service::run(
-        "snapshot-projection",
-        Some(&snapshot::MIGRATIONS),
-        |context, config| async { snapshot::start(context, config).await.map(|_| ()) },
-    )
+    projections::snapshot::main(std::env::args_os().skip(1))
 }

@@ -1,114 +1,156 @@
 //! Health's read API.
 
+mod history;
+mod incidents;
+mod vehicles;
+
+use std::collections::BTreeMap;
+
 use axum::extract::State;
 use axum::routing::get;
 use axum::{Json, Router};
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::TimeDelta;
+use runtime::clock;
 use runtime::http::{Path, Problem};
 use serde::Serialize;
 use serde_json::Number;
-use sqlx::PgPool;
 
+use super::Health;
 use super::connection_api;
 use super::connection_store as connection;
-use super::freshness::{Freshness, Limits};
-use super::store::{self, Count};
+use super::freshness::Freshness;
+use super::judgement::Cause;
+use super::store::incident::{self, Incident, State as IncidentState};
+use super::store::view::{self, Count};
 use crate::api;
 
-#[derive(Debug, Clone)]
-struct Source {
-    pool: PgPool,
-    limits: Limits,
-}
+/// How many open incidents a summary lists.
+const LISTED_INCIDENTS: i64 = 100;
 
-/// The routes, answered from `pool`.
-pub(super) fn routes(pool: PgPool, limits: Limits) -> Router {
+/// The routes, answered for `health`.
+pub(super) fn routes(health: &Health) -> Router {
     Router::new()
         .route("/v1/workspaces/{workspace}/health", get(summary))
         .route(
-            "/v1/workspaces/{workspace}/vehicles/{vehicle}/health",
-            get(find),
+            "/v1/workspaces/{workspace}/health/vehicles",
+            get(vehicles::list),
         )
-        .with_state(Source {
-            pool: pool.clone(),
-            limits,
-        })
-        .merge(connection_api::routes(pool))
+        .route(
+            "/v1/workspaces/{workspace}/health/incidents",
+            get(incidents::list),
+        )
+        .route(
+            "/v1/workspaces/{workspace}/health/incidents/{incident}",
+            get(incidents::find),
+        )
+        .route(
+            "/v1/workspaces/{workspace}/health/history",
+            get(history::of_workspace),
+        )
+        .route(
+            "/v1/workspaces/{workspace}/vehicles/{vehicle}/health",
+            get(vehicles::find),
+        )
+        .route(
+            "/v1/workspaces/{workspace}/vehicles/{vehicle}/health/history",
+            get(history::of_vehicle),
+        )
+        .with_state(health.clone())
+        .merge(connection_api::routes(health.pool.clone()))
 }
 
-/// A vehicle's health as answered.
-#[derive(Debug, Serialize)]
-struct HealthAnswer {
-    workspace: String,
-    vehicle: String,
-    freshness: Freshness,
-    last_received_at: Option<DateTime<Utc>>,
-    since: DateTime<Utc>,
-    stale_after_seconds: Number,
-    offline_after_seconds: Number,
-}
-
-/// A workspace's vehicles by freshness.
-#[derive(Debug, Default, Serialize)]
-struct SummaryAnswer {
-    workspace: String,
+/// How many vehicles are how fresh.
+#[derive(Debug, Default, PartialEq, Eq, Serialize)]
+struct ByFreshness {
     vehicles: i64,
     fresh: i64,
     stale: i64,
     offline: i64,
     never_seen: i64,
-    connections: connection::Summary,
 }
 
-impl SummaryAnswer {
-    fn new(workspace: String, counts: &[Count], connections: connection::Summary) -> Self {
-        let of = |freshness| -> i64 {
-            let of = counts.iter().filter(|count| count.freshness == freshness);
-            of.map(|count| count.vehicles).sum()
-        };
-        Self {
-            workspace,
-            vehicles: counts.iter().map(|count| count.vehicles).sum(),
-            fresh: of(Freshness::Fresh),
-            stale: of(Freshness::Stale),
-            offline: of(Freshness::Offline),
-            never_seen: of(Freshness::NeverSeen),
-            connections,
-        }
+impl ByFreshness {
+    fn add(&mut self, count: &Count) {
+        self.vehicles += count.vehicles;
+        *match count.freshness {
+            Freshness::Fresh => &mut self.fresh,
+            Freshness::Stale => &mut self.stale,
+            Freshness::Offline => &mut self.offline,
+            Freshness::NeverSeen => &mut self.never_seen,
+        } += count.vehicles;
     }
 }
 
-async fn find(
-    State(source): State<Source>,
-    Path((workspace, vehicle)): Path<(String, String)>,
-) -> Result<Json<HealthAnswer>, Problem> {
-    let key = api::vehicle_key(workspace, vehicle)?;
-    let found = store::find(&mut *source.pool.acquire().await?, &key).await?;
-    let health = found.ok_or_else(|| api::vehicle_not_found(&key))?;
-    Ok(Json(HealthAnswer {
-        workspace: key.workspace.into(),
-        vehicle: key.vehicle.into(),
-        freshness: health.freshness,
-        last_received_at: health.last_received_at,
-        since: health.since,
-        stale_after_seconds: seconds(source.limits.stale_after),
-        offline_after_seconds: seconds(source.limits.offline_after),
-    }))
+/// How many vehicles are not fresh, and why.
+#[derive(Debug, Default, PartialEq, Eq, Serialize)]
+struct ByCause {
+    source_silent: i64,
+    pipeline_late: i64,
+    provider_outage: i64,
+}
+
+/// A workspace's health.
+#[derive(Debug, Serialize)]
+struct Summary {
+    workspace: String,
+    #[serde(flatten)]
+    all: ByFreshness,
+    causes: ByCause,
+    /// By the provider that vehicles were last heard from through.
+    providers: BTreeMap<String, ByFreshness>,
+    connections: connection::Summary,
+    open_incidents: i64,
+    /// The newest of those.
+    incidents: Vec<Incident>,
+    pipeline_lag_seconds: Option<f64>,
+}
+
+impl Summary {
+    fn new(workspace: String, counts: &[Count]) -> Self {
+        let mut summary = Self {
+            workspace,
+            all: ByFreshness::default(),
+            causes: ByCause::default(),
+            providers: BTreeMap::new(),
+            connections: connection::Summary::default(),
+            open_incidents: 0,
+            incidents: Vec::new(),
+            pipeline_lag_seconds: None,
+        };
+        for count in counts {
+            summary.all.add(count);
+            if let Some(provider) = &count.provider {
+                let of_provider = summary.providers.entry(provider.clone()).or_default();
+                of_provider.add(count);
+            }
+            if let Some(cause) = count.cause {
+                *match cause {
+                    Cause::SourceSilent => &mut summary.causes.source_silent,
+                    Cause::PipelineLate => &mut summary.causes.pipeline_late,
+                    Cause::ProviderOutage => &mut summary.causes.provider_outage,
+                } += count.vehicles;
+            }
+        }
+        summary
+    }
 }
 
 async fn summary(
-    State(source): State<Source>,
+    State(health): State<Health>,
     Path(workspace): Path<String>,
-) -> Result<Json<SummaryAnswer>, Problem> {
+) -> Result<Json<Summary>, Problem> {
     let workspace = api::workspace(workspace)?;
-    let mut pg = source.pool.acquire().await?;
-    let counts = store::count(&mut pg, &workspace).await?;
-    let connections = connection::count(&mut pg, &workspace).await?;
-    Ok(Json(SummaryAnswer::new(
-        workspace.into(),
-        &counts,
-        connections,
-    )))
+    let mut pg = health.pool.acquire().await?;
+    let counts = view::count(&mut pg, &workspace).await?;
+    let open = Some(IncidentState::Open);
+    let lag = health.pipeline.lag(clock::now());
+    Ok(Json(Summary {
+        connections: connection::count(&mut pg, &workspace).await?,
+        open_incidents: incident::count_open_of(&mut pg, &workspace).await?,
+        incidents: incident::list(&mut pg, &workspace, open, None, LISTED_INCIDENTS).await?,
+        pipeline_lag_seconds: lag.map(TimeDelta::as_seconds_f64),
+        ..Summary::new(workspace.into(), &counts)
+    }))
 }
 
 /// Whole seconds as a whole number.
@@ -132,28 +174,35 @@ mod tests {
 
     #[test]
     fn a_summary_adds_up_and_knows_zero() {
+        let count = |freshness, cause, provider: Option<&str>, vehicles| Count {
+            freshness,
+            cause,
+            provider: provider.map(str::to_owned),
+            vehicles,
+        };
         let counts = [
-            Count {
-                freshness: Freshness::Fresh,
-                vehicles: 3,
-            },
-            Count {
-                freshness: Freshness::NeverSeen,
-                vehicles: 2,
-            },
+            count(Freshness::Fresh, None, Some("viriciti"), 3),
+            count(Freshness::Fresh, None, Some("rfms"), 1),
+            count(
+                Freshness::Stale,
+                Some(Cause::ProviderOutage),
+                Some("rfms"),
+                4,
+            ),
+            count(Freshness::Offline, Some(Cause::SourceSilent), None, 5),
+            count(Freshness::NeverSeen, None, Some("viriciti"), 2),
         ];
         assert_eq!(
-            serde_json::to_value(SummaryAnswer::new(
-                "demo".into(),
-                &counts,
-                connection::Summary::default()
-            ))
-            .unwrap(),
-            json!({"workspace": "demo", "vehicles": 5, "fresh": 3, "stale": 0, "offline": 0,
+            serde_json::to_value(Summary::new("demo".into(), &counts)).unwrap(),
+            json!({"workspace": "demo", "vehicles": 15, "fresh": 4, "stale": 4, "offline": 5,
                 "never_seen": 2,
-                "connections": {"connected": 0, "subscribed": 0, "silent": 0, "disconnected": 0}})
+                "causes": {"source_silent": 5, "pipeline_late": 0, "provider_outage": 4},
+                "providers": {
+                    "rfms": {"vehicles": 5, "fresh": 1, "stale": 4, "offline": 0, "never_seen": 0},
+                    "viriciti": {"vehicles": 5, "fresh": 3, "stale": 0, "offline": 0, "never_seen": 2}},
+                "connections": {"connected": 0, "subscribed": 0, "silent": 0, "disconnected": 0},
+                "open_incidents": 0, "incidents": [], "pipeline_lag_seconds": null})
         );
-        let none = SummaryAnswer::new("demo".into(), &[], connection::Summary::default());
-        assert_eq!(none.vehicles, 0);
+        assert_eq!(Summary::new("demo".into(), &[]).all, ByFreshness::default());
     }
 }

@@ -31,8 +31,14 @@ pub(super) async fn upsert(
         r#"
         INSERT INTO health.connection AS stored
             (workspace, connection, provider, revision, status, since, reason, last_error, owner, epoch,
-             frames_per_minute, reconnects, removed)
-        SELECT change.*, change.status = $13
+             frames_per_minute, reconnects, removed, out_since, out_reason, well_since)
+        SELECT change.*, change.status = $13,
+            CASE WHEN change.status IN ('disconnected', 'silent') THEN change.since END,
+            CASE change.status
+                WHEN 'disconnected' THEN COALESCE(change.reason, change.status)
+                WHEN 'silent' THEN change.status
+            END,
+            CASE WHEN change.status = 'subscribed' THEN change.since END
         FROM UNNEST(
             $1::text[], $2::uuid[], $3::text[], $4::bigint[], $5::text[], $6::timestamptz[], $7::text[],
             $8::text[], $9::text[], $10::bigint[], $11::bigint[], $12::bigint[]
@@ -47,7 +53,21 @@ pub(super) async fn upsert(
             last_error = excluded.last_error,
             owner = excluded.owner, epoch = excluded.epoch,
             frames_per_minute = excluded.frames_per_minute, reconnects = excluded.reconnects,
-            removed = excluded.removed
+            removed = excluded.removed,
+            -- A socket that opens has not ended an outage: only what comes over it does.
+            out_since = CASE
+                WHEN excluded.status = 'connected' THEN stored.out_since
+                WHEN excluded.out_since IS NOT NULL
+                    THEN COALESCE(stored.out_since, excluded.out_since)
+            END,
+            out_reason = CASE
+                WHEN excluded.status = 'connected' THEN stored.out_reason
+                ELSE excluded.out_reason
+            END,
+            well_since = CASE
+                WHEN excluded.well_since IS NOT NULL
+                    THEN COALESCE(stored.well_since, excluded.well_since)
+            END
         WHERE excluded.revision > stored.revision
         "#,
         &workspaces,

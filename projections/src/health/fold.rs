@@ -1,47 +1,43 @@
-//! What events say about when a vehicle was heard from. Pure.
+//! What events say about when a vehicle was heard from, and by whom. Pure.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
-use shared_model::VehicleId;
 use shared_model::event::Fact;
+use shared_model::signal::Provenance;
+use shared_model::{ConnectionId, Provider, VehicleId};
 
-use super::freshness::{Judgement, Limits, Run, freshness_at};
 use crate::{Change, OutOfRange};
+
+/// Where a vehicle comes from. The earliest counts.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Registration {
+    /// When it became known (UTC).
+    pub at: DateTime<Utc>,
+    /// The connection that brought it.
+    pub connection: ConnectionId,
+    /// That connection's provider.
+    pub provider: Provider,
+}
 
 /// When a vehicle was heard from, as far as some events tell.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Heard {
-    /// When it was registered.
-    pub registered_at: Option<DateTime<Utc>>,
-    /// Receipts: as many as the events in a batch, which is bounded.
-    pub receipts: BTreeSet<DateTime<Utc>>,
+    /// How it became known.
+    pub registration: Option<Registration>,
+    /// Receipts, with the provider of each where it is known: as many as the events in a batch, which
+    /// is bounded.
+    pub receipts: BTreeMap<DateTime<Utc>, Option<Provider>>,
 }
 
 impl Heard {
-    fn registered(at: DateTime<Utc>) -> Self {
+    fn received<'a>(at: DateTime<Utc>, signals: impl Iterator<Item = &'a Provenance>) -> Self {
+        // Of the signal that came last; of two at once, either, but always the same.
+        let newest = signals.max_by_key(|signal| (signal.received_at, &signal.provider));
         Self {
-            registered_at: Some(at),
+            receipts: BTreeMap::from([(at, newest.map(|signal| signal.provider.clone()))]),
             ..Self::default()
         }
-    }
-
-    fn received(at: DateTime<Utc>) -> Self {
-        Self {
-            receipts: BTreeSet::from([at]),
-            ..Self::default()
-        }
-    }
-
-    /// The latest run of receipts, if there are any, and what to make of it at `now`.
-    pub(super) fn judge(&self, now: DateTime<Utc>, limits: Limits) -> (Option<Run>, Judgement) {
-        let run = Run::latest(self.receipts.iter().copied(), limits);
-        let judgement = match run {
-            Some(run) => freshness_at(run, now, limits),
-            // What has no receipts came from a registration.
-            None => Judgement::never_seen(self.registered_at.unwrap_or(now)),
-        };
-        (run, judgement)
     }
 }
 
@@ -49,15 +45,29 @@ impl Change for Heard {
     fn of(fact: Fact) -> Result<Vec<(VehicleId, Self)>, OutOfRange> {
         Ok(match fact {
             Fact::VehicleRegistered(fact) => {
-                vec![(fact.vehicle, Self::registered(fact.registered_at))]
+                let registration = Registration {
+                    at: fact.registered_at,
+                    connection: fact.connection,
+                    provider: fact.provider,
+                };
+                let heard = Self {
+                    registration: Some(registration),
+                    ..Self::default()
+                };
+                vec![(fact.vehicle, heard)]
             }
             Fact::VehicleSnapshotChanged(fact) => {
-                vec![(fact.vehicle, Self::received(fact.last_received_at))]
+                let signals = fact.signals.values().map(|reading| &reading.provenance);
+                let heard = Self::received(fact.last_received_at, signals);
+                vec![(fact.vehicle, heard)]
             }
             Fact::VehiclesSeen(fact) => fact
                 .vehicles
                 .into_iter()
-                .map(|seen| (seen.vehicle, Self::received(seen.last_received_at)))
+                .map(|seen| {
+                    let heard = Self::received(seen.last_received_at, seen.signals.values());
+                    (seen.vehicle, heard)
+                })
                 .collect(),
             // Not about a vehicle (see `connection_store`), or found by this very projection.
             Fact::ConnectionStatusChanged(_)
@@ -66,12 +76,15 @@ impl Change for Heard {
         })
     }
 
-    fn merge(self, mut other: Self) -> Self {
+    fn merge(self, other: Self) -> Self {
         let mut receipts = self.receipts;
-        receipts.append(&mut other.receipts);
-        let registrations = [self.registered_at, other.registered_at];
+        for (at, provider) in other.receipts {
+            let known = receipts.entry(at).or_default();
+            *known = known.take().max(provider);
+        }
+        let registrations = [self.registration, other.registration];
         Self {
-            registered_at: registrations.into_iter().flatten().min(),
+            registration: registrations.into_iter().flatten().min(),
             receipts,
         }
     }
@@ -79,21 +92,27 @@ impl Change for Heard {
 
 #[cfg(test)]
 mod tests {
-    use chrono::TimeDelta;
     use proptest::prelude::*;
     use shared_model::time::from_unix_millis;
 
     use super::*;
-    use crate::health::Freshness;
     use crate::snapshot::any_fact;
-
-    const LIMITS: Limits = Limits {
-        stale_after: TimeDelta::seconds(3),
-        offline_after: TimeDelta::seconds(8),
-    };
 
     fn at(second: i64) -> DateTime<Utc> {
         from_unix_millis(1_511_436_694_000 + 1000 * second).unwrap()
+    }
+
+    fn provider(name: &str) -> Provider {
+        Provider::new(name).unwrap()
+    }
+
+    fn signal(second: i64, name: &str) -> Provenance {
+        Provenance {
+            observed_at: at(0),
+            received_at: at(second),
+            provider: provider(name),
+            clock_ahead: false,
+        }
     }
 
     fn fold(facts: &[Fact]) -> Heard {
@@ -121,30 +140,30 @@ mod tests {
     }
 
     #[test]
-    fn an_old_receipt_is_judged_by_its_age() {
-        let heard = Heard::received(at(0)).merge(Heard::received(at(2)));
-        let (run, judgement) = heard.judge(at(6), LIMITS);
+    fn a_receipt_is_of_the_provider_whose_signal_came_last() {
+        let signals = [signal(3, "samsara"), signal(5, "rfms"), signal(4, "geotab")];
+        let heard = Heard::received(at(5), signals.iter());
         assert_eq!(
-            run,
-            Some(Run {
-                since: at(0),
-                last: at(2)
-            })
+            heard.receipts,
+            BTreeMap::from([(at(5), Some(provider("rfms")))])
         );
-        assert_eq!(judgement.freshness, Freshness::Stale);
-        assert_eq!(judgement.since, at(5));
-        assert_eq!(heard.judge(at(4), LIMITS).1.since, at(0));
-        assert_eq!(heard.judge(at(60), LIMITS).1.since, at(10));
+        assert_eq!(
+            Heard::received(at(5), [].into_iter()).receipts,
+            BTreeMap::from([(at(5), None)])
+        );
     }
 
     #[test]
-    fn a_registration_is_no_receipt() {
-        let heard = Heard::registered(at(7)).merge(Heard::registered(at(5)));
-        assert_eq!(
-            heard.judge(at(1000), LIMITS),
-            (None, Judgement::never_seen(at(5)))
-        );
-        let heard = heard.merge(Heard::received(at(999)));
-        assert_eq!(heard.judge(at(1000), LIMITS).1.freshness, Freshness::Fresh);
+    fn the_earliest_registration_counts() {
+        let registered = |second, number: u128| Heard {
+            registration: Some(Registration {
+                at: at(second),
+                connection: ConnectionId(uuid::Uuid::from_u128(number)),
+                provider: provider("rfms"),
+            }),
+            ..Heard::default()
+        };
+        let merged = registered(7, 1).merge(registered(5, 2));
+        assert_eq!(merged, registered(5, 2));
     }
 }

@@ -1,10 +1,12 @@
 //! How fresh a vehicle is, as a function of its receipts and the time. Pure.
 
 use chrono::{DateTime, TimeDelta, Utc};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// How recently a vehicle was heard from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, sqlx::Type)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, sqlx::Type,
+)]
 #[serde(rename_all = "snake_case")]
 #[sqlx(type_name = "text", rename_all = "snake_case")]
 pub enum Freshness {
@@ -21,6 +23,12 @@ pub enum Freshness {
 impl Freshness {
     /// Every freshness.
     pub const ALL: [Self; 4] = [Self::Fresh, Self::Stale, Self::Offline, Self::NeverSeen];
+
+    /// Whether there is a reason to give for it.
+    #[must_use]
+    pub const fn has_cause(self) -> bool {
+        matches!(self, Self::Stale | Self::Offline)
+    }
 
     /// The name used in JSON, tables and metrics.
     #[must_use]
@@ -117,7 +125,7 @@ impl Judgement {
 }
 
 /// Beyond what can be represented is the end of time.
-fn later(time: DateTime<Utc>, by: TimeDelta) -> DateTime<Utc> {
+pub(super) fn later(time: DateTime<Utc>, by: TimeDelta) -> DateTime<Utc> {
     time.checked_add_signed(by)
         .unwrap_or(DateTime::<Utc>::MAX_UTC)
 }

@@ -3,6 +3,9 @@
 use runtime::config::{AmqpConfig, BatchLimit, Config, DatabaseConfig, HttpConfig, Problems};
 use serde::{Deserialize, Serialize};
 
+use crate::core_config::CoreConfig;
+use crate::gaps_config::GapsConfig;
+
 /// Configuration of the snapshot projection.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -15,6 +18,10 @@ pub struct SnapshotConfig {
     pub http: HttpConfig,
     /// How much to commit at once.
     pub batch: BatchLimit,
+    /// The core, whose log has what does not arrive.
+    pub core: CoreConfig,
+    /// When a missing event is fetched.
+    pub gaps: GapsConfig,
 }
 
 impl Default for SnapshotConfig {
@@ -24,6 +31,8 @@ impl Default for SnapshotConfig {
             database: DatabaseConfig::default(),
             http: HttpConfig::local(8083),
             batch: BatchLimit::default(),
+            core: CoreConfig::default(),
+            gaps: GapsConfig::default(),
         }
     }
 }
@@ -33,6 +42,8 @@ impl Config for SnapshotConfig {
         self.amqp.validate(problems);
         self.database.validate(problems);
         self.batch.validate(problems);
+        self.core.validate(problems);
+        self.gaps.validate(problems);
     }
 
     fn database(&self) -> Option<&DatabaseConfig> {

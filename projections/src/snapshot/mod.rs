@@ -4,22 +4,32 @@
 //! vehicle's values and times are those of the core, as soon as its newest events have arrived.
 
 mod api;
+mod compare;
 mod config;
 mod fold;
 mod store;
 
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::Subcommand;
 use runtime::amqp::Link;
 use runtime::db::{self, Migrations};
-use runtime::{Context, http};
+use runtime::{Context, http, service};
 use shared_model::topology::{self, Subscriber};
-use sqlx::PgPool;
+use sqlx::{PgConnection, PgPool};
 
 pub use config::SnapshotConfig;
 #[cfg(test)]
 pub(crate) use fold::tests::any_fact;
 pub use fold::{Quantity, Snapshot};
 
-use crate::projection::{self, Projection};
+use crate::comparison::{Comparison, Rows};
+use crate::core_log::CoreLog;
+use crate::projection::{self, Projection, Settings};
+use crate::rebuild::{self, RebuildArguments, Rebuilt};
+use crate::schema::Schema;
+use crate::table_set::TableSets;
 use crate::{Started, VehicleChange};
 
 /// The migrations of the schema `snapshot`.
@@ -28,38 +38,115 @@ pub static MIGRATIONS: Migrations = Migrations {
     migrator: || sqlx::migrate!("migrations/snapshot"),
 };
 
-/// Starts the read API and the worker on `context`. Broker and database may be away.
+/// The tables that are answered from.
+const LIVE: Schema = Schema("snapshot");
+
+/// The service's own commands.
+#[derive(Debug, Clone, Copy, Subcommand)]
+pub enum Command {
+    /// Build the tables anew from the core's state and log, compare them with the live ones, and switch;
+    /// the service goes on meanwhile.
+    Rebuild(RebuildArguments),
+}
+
+/// The service as a process of its own.
+#[must_use]
+pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
+    service::run_with_commands(
+        arguments,
+        "snapshot-projection",
+        Some(&MIGRATIONS),
+        |context, config| async { start(context, config).await.map(drop) },
+        |context, config, Command::Rebuild(arguments)| async move {
+            let say = |line: &str| println!("{line}");
+            rebuild(&context, config, arguments, &say).await
+        },
+    )
+}
+
+/// Builds the tables anew, and tells of it by `say`.
+pub async fn rebuild(
+    context: &Context,
+    config: SnapshotConfig,
+    arguments: RebuildArguments,
+    say: &(dyn Fn(&str) + Sync),
+) -> anyhow::Result<()> {
+    let pool = rebuild::pool(context, config.database, &MIGRATIONS).await?;
+    let core = CoreLog::new(&config.core.url)?;
+    rebuild::rebuild::<SnapshotProjection>(context, pool, &core, arguments, say).await
+}
+
+/// Starts the read API and the worker on `context`. Broker, database and core may be away.
 pub async fn start(context: Context, config: SnapshotConfig) -> anyhow::Result<Started> {
     let pool = db::open(&context, &config.database)?;
     let schema = context.readiness().add("schema");
+    let tables = context.readiness().add("tables");
     let link = Link::open(&context, &config.amqp, topology::events());
     let http = http::serve(&context, &config.http, api::routes(pool.clone())).await?;
-    let (worker, limit) = (context.clone(), config.batch);
+    let worker = context.clone();
+    let settings = Settings {
+        batch: config.batch,
+        gaps: config.gaps,
+        core: config.core,
+    };
     context.spawn("snapshot-projection", async move {
         db::require_schema(&pool, &MIGRATIONS, worker.stopping()).await?;
         schema.up();
-        projection::run(&worker, &link, limit, &SnapshotProjection { pool }).await
+        let projection = SnapshotProjection { pool, schema: LIVE };
+        projection::run(&worker, &link, &settings, &tables, &projection).await
     });
     Ok(Started { http })
 }
 
-struct SnapshotProjection {
+pub(crate) struct SnapshotProjection {
     pool: PgPool,
+    schema: Schema,
 }
 
 impl Projection for SnapshotProjection {
     const NAME: &'static str = "snapshot";
     const SUBSCRIBER: Subscriber = Subscriber::Snapshot;
+    const TRANSACTION: &'static str = "snapshot_apply";
+    const TABLES: &'static [&'static str] = &["vehicle", "checkpoint"];
     type Change = Snapshot;
+    type Row = (String, String);
+
+    fn pool(&self) -> &PgPool {
+        &self.pool
+    }
+
+    fn schema(&self) -> Schema {
+        self.schema
+    }
 
     async fn write(
         &self,
+        connection: &mut PgConnection,
         changes: &[VehicleChange<Snapshot>],
     ) -> Result<Vec<(String, String)>, sqlx::Error> {
-        db::in_tx(&self.pool, "snapshot_apply", |mut transaction| async move {
-            let written = store::upsert(&mut transaction, changes).await?;
-            Ok((transaction, written))
-        })
-        .await
+        store::upsert(connection, self.schema, changes).await
+    }
+
+    fn committed(&self, row: (String, String)) -> (String, String) {
+        row
+    }
+}
+
+impl Rebuilt for SnapshotProjection {
+    const SETS: TableSets = TableSets {
+        migrations: &MIGRATIONS,
+        second: "snapshot_rebuild",
+        tables: Self::TABLES,
+    };
+
+    fn on(pool: PgPool, schema: Schema) -> Self {
+        Self { pool, schema }
+    }
+
+    async fn compare(
+        connection: &mut PgConnection,
+        rows: Rows<'_>,
+    ) -> Result<Comparison, sqlx::Error> {
+        compare::compare(connection, rows).await
     }
 }

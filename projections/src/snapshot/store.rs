@@ -7,16 +7,18 @@ use std::collections::BTreeMap;
 
 use shared_model::signal::Provenance;
 use shared_model::{VehicleId, WorkspaceId};
-use sqlx::PgConnection;
 use sqlx::types::Json;
+use sqlx::{PgConnection, Row};
 
 use super::fold::{Quantity, Snapshot};
+use crate::schema::Schema;
 use crate::{VehicleChange, VehicleKey};
 
 /// Merges `changes`, at most one per vehicle, into the table. Returns workspace and vehicle of the
 /// rows that changed; a row that holds nothing older than its change is not written.
 pub(super) async fn upsert(
     connection: &mut PgConnection,
+    schema: Schema,
     changes: &[VehicleChange<Snapshot>],
 ) -> Result<Vec<(String, String)>, sqlx::Error> {
     let column = |value: fn(&Snapshot) -> i64| -> Vec<i64> {
@@ -30,7 +32,7 @@ pub(super) async fn upsert(
         .iter()
         .map(|of| of.change.last_received_at)
         .collect();
-    sqlx::query!(
+    let query = sqlx::query!(
         r#"
         INSERT INTO snapshot.vehicle AS stored
             (workspace, vehicle, version, signals, revision, times, last_received_at)
@@ -66,10 +68,11 @@ pub(super) async fn upsert(
         &column(|of| of.revision),
         &times as &[Json<&BTreeMap<String, Provenance>>],
         &receipts as &[Option<chrono::DateTime<chrono::Utc>>],
-    )
-    .map(|row| (row.workspace, row.vehicle))
-    .fetch_all(connection)
-    .await
+    );
+    let rows = schema.fetch_all(connection, query).await?;
+    rows.iter()
+        .map(|row| Ok((row.try_get(0)?, row.try_get(1)?)))
+        .collect()
 }
 
 /// The stored snapshot of one vehicle, if there is one.
@@ -150,8 +153,8 @@ mod tests {
     use super::*;
     use crate::Change;
     use crate::fixture;
-    use crate::snapshot::MIGRATIONS;
     use crate::snapshot::fold::tests::{any_fact, changed, registered, seen};
+    use crate::snapshot::{LIVE, MIGRATIONS};
 
     type State = BTreeMap<VehicleKey, Snapshot>;
 
@@ -196,7 +199,7 @@ mod tests {
                     }
                     expected.insert(key.clone(), after);
                 }
-                let mut written = upsert(&mut connection, &changes).await.unwrap();
+                let mut written = upsert(&mut connection, LIVE, &changes).await.unwrap();
                 written.sort();
                 assert_eq!(written, news, "{batch:#?}");
             }
@@ -215,11 +218,11 @@ mod tests {
         let facts = [registered(1), changed(0, 3), seen(&[(2, 4)])];
         for workspace in [&ours, &theirs] {
             let changes = changes(workspace, &facts);
-            upsert(&mut connection, &changes).await.unwrap();
+            upsert(&mut connection, LIVE, &changes).await.unwrap();
         }
         let mut odd = changes(&ours, &facts[..1]);
         odd[0].key.vehicle = VehicleId::new("Bus №7 / Süd").unwrap();
-        upsert(&mut connection, &odd).await.unwrap();
+        upsert(&mut connection, LIVE, &odd).await.unwrap();
 
         let names = |page: Vec<(String, Snapshot)>| -> Vec<String> {
             page.into_iter().map(|(vehicle, _)| vehicle).collect()

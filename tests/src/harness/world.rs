@@ -165,17 +165,7 @@ impl World {
     /// # Panics
     /// If it does not start.
     pub async fn start_service(&mut self, service: Service) {
-        let keys = service.keys();
-        let core = self
-            .core
-            .map(|core| ("core.url".to_owned(), format!("http://{core}")));
-        let mut settings: Vec<_> = self
-            .settings
-            .iter()
-            .cloned()
-            .chain(core)
-            .filter(|(key, _)| keys.contains(key))
-            .collect();
+        let mut settings = self.settings_of(service);
         if let (Service::IngressConsumer, Some(core)) = (service, self.core) {
             // Publishers know the core by its address.
             settings.push(("http.listen".to_owned(), core.to_string()));
@@ -197,15 +187,24 @@ impl World {
         self.settings.push((key.to_owned(), value.to_owned()));
     }
 
+    /// The settings of `service` in this world.
+    #[must_use]
+    pub fn settings_of(&self, service: Service) -> Vec<Setting> {
+        let keys = service.keys();
+        let core = self
+            .core
+            .map(|core| ("core.url".to_owned(), format!("http://{core}")));
+        let all = self.settings.iter().cloned().chain(core);
+        all.filter(|(key, _)| keys.contains(key)).collect()
+    }
+
     /// A second core on the same servers, and where it listens.
     ///
     /// # Panics
     /// If it does not start.
     pub async fn another_core(&self) -> (Context, SocketAddr) {
         let service = Service::IngressConsumer;
-        let keys = service.keys();
-        let settings = self.settings.iter().cloned();
-        let settings: Vec<_> = settings.filter(|(key, _)| keys.contains(key)).collect();
+        let settings = self.settings_of(service);
         let context = Context::new(service.name(), format!("{}-1", self.vhost));
         let address = service
             .start(context.clone(), settings)

@@ -79,6 +79,13 @@ pub struct Consumer {
     stream: lapin::Consumer,
 }
 
+/// Acknowledges the deliveries of one consumer.
+#[derive(Debug, Clone)]
+pub struct Acknowledger {
+    session: Arc<Session>,
+    channel: Channel,
+}
+
 impl Consumer {
     /// Consumes `queue` once the broker is there.
     ///
@@ -164,16 +171,15 @@ impl Consumer {
 
     /// Acknowledges every delivery up to and including `tag`.
     pub async fn ack_through(&self, tag: u64) -> Result<(), SessionLost> {
-        let acking = self
-            .channel
-            .basic_ack(tag, BasicAckOptions { multiple: true });
-        match self.session.lost().run_until_cancelled(acking).await {
-            Some(Ok(())) => Ok(()),
-            Some(Err(error)) => {
-                self.session.abandon(&error);
-                Err(SessionLost)
-            }
-            None => Err(SessionLost),
+        self.acknowledger().ack_through(tag).await
+    }
+
+    /// What acknowledges this consumer's deliveries while it is busy taking more.
+    #[must_use]
+    pub fn acknowledger(&self) -> Acknowledger {
+        Acknowledger {
+            session: Arc::clone(&self.session),
+            channel: self.channel.clone(),
         }
     }
 
@@ -197,6 +203,29 @@ impl Consumer {
             Ok(Err(error)) => tracing::debug!(queue = self.queue, %error, "the consumer was gone"),
             Err(_) => tracing::debug!(queue = self.queue, "the broker does not say goodbye"),
         }
+    }
+}
+
+impl Acknowledger {
+    /// Acknowledges every delivery up to and including `tag`.
+    pub async fn ack_through(&self, tag: u64) -> Result<(), SessionLost> {
+        let acking = self
+            .channel
+            .basic_ack(tag, BasicAckOptions { multiple: true });
+        match self.session.lost().run_until_cancelled(acking).await {
+            Some(Ok(())) => Ok(()),
+            Some(Err(error)) => {
+                self.session.abandon(&error);
+                Err(SessionLost)
+            }
+            None => Err(SessionLost),
+        }
+    }
+
+    /// Done once the session is lost: what is in hand will be delivered to somebody again.
+    #[must_use]
+    pub fn lost(&self) -> &CancellationToken {
+        self.session.lost()
     }
 }
 

@@ -14,7 +14,7 @@ mod metrics;
 mod publisher;
 mod topology;
 
-pub use consumer::{Batch, Consumer, Death, Delivery, SessionLost};
+pub use consumer::{Acknowledger, Batch, Consumer, Death, Delivery, SessionLost};
 pub use lane::{Answer, Lane, Pending};
 pub use link::{Link, LinkState, Session};
 pub use publisher::{Message, Outcome, Publisher};
