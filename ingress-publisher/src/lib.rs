@@ -37,7 +37,6 @@ mod ownership;
 mod pack;
 mod parcel;
 mod pause;
-mod retry_after;
 mod sender;
 mod socket;
 mod spool;

@@ -5,6 +5,8 @@
 //! * [`snapshot`]: the latest published value of every signal of a vehicle, with its times;
 //! * [`health`]: how recently a vehicle was heard from, acting on the passing of time as well.
 //!
+//! Beside them the [`reactions`] tell others of what happened, by webhooks.
+//!
 //! Events carry absolute state, so a projection that sees them twice, late or out of order ends up
 //! with the same tables. It acknowledges a message only after the commit that holds its effect.
 //! While the database is away it holds what it has unacknowledged and the queue grows; while the
@@ -17,6 +19,7 @@ mod fixture;
 pub mod health;
 mod metrics;
 mod projection;
+pub mod reactions;
 #[cfg(test)]
 mod service_tests;
 pub mod snapshot;
@@ -25,9 +28,9 @@ use std::net::SocketAddr;
 
 pub use batch::{Change, ConnectionChange, OutOfRange, VehicleChange, VehicleKey};
 
-/// A projection that runs.
+/// A service of this crate that runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Started {
-    /// Where its read API listens.
+    /// Where its API listens.
     pub http: SocketAddr,
 }
