@@ -19,3 +19,4 @@ mod status;
 mod stops;
 mod verdicts;
 mod volume;
+mod webhooks;

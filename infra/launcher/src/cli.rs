@@ -11,7 +11,8 @@ use clap::{Args, Parser, Subcommand};
 use crate::connection::ConnectionCommand;
 use crate::ingest::IngestArguments;
 use crate::parked::ParkedCommand;
-use crate::{connection, gateway, ingest, parked, services, up};
+use crate::webhook::WebhookCommand;
+use crate::{connection, gateway, ingest, parked, services, up, webhook};
 
 #[derive(Debug, Parser)]
 #[command(
@@ -38,6 +39,9 @@ enum Command {
     /// List, show, discard and replay frames that could not be read.
     #[command(subcommand)]
     Parked(ParkedCommand),
+    /// Manage webhooks: whom to tell of events, and what became of it.
+    #[command(subcommand)]
+    Webhook(WebhookCommand),
     /// Bring every schema of a database up to date.
     Migrate {
         /// The database.
@@ -130,6 +134,7 @@ pub fn main_with(arguments: impl IntoIterator<Item = impl Into<OsString> + Clone
         Some(Command::Connection(command)) => connection::main(command),
         Some(Command::Ingest(arguments)) => ingest::main(arguments),
         Some(Command::Parked(command)) => parked::main(command),
+        Some(Command::Webhook(command)) => webhook::main(command),
         Some(Command::Gateway { arguments }) => gateway::main(arguments),
         Some(Command::Migrate { database_url }) => services::migrate_main(&database_url),
         Some(Command::Service {

@@ -16,3 +16,4 @@ mod parked;
 mod screen;
 pub mod services;
 mod up;
+mod webhook;

@@ -14,6 +14,8 @@ mod call;
 mod config;
 mod delivery_api;
 mod endpoint_api;
+#[cfg(test)]
+mod example;
 mod filter;
 mod list;
 mod reaction;

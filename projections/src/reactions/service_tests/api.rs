@@ -146,6 +146,12 @@ async fn what_is_wrong_is_said_with_what_to_do() {
             "{detail}"
         );
     }
+    scene.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_done_to_a_webhook_is_refused_with_the_reason() {
+    let scene = Scene::start(|_| ()).await;
     let (webhook, _) = scene
         .add("/ok", json!({"url": "https://example.com/"}))
         .await;

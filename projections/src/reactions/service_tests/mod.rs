@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use reqwest::Client;
 use runtime::amqp::{Link, Message, Publisher};
-use runtime::config::HttpConfig;
+use runtime::config::{AmqpConfig, HttpConfig};
 use runtime::{Context, clock};
 use serde_json::{Value, json};
 use shared_model::event::{CONTENT_TYPE, CloudEvent, EventType, LogPosition};
@@ -54,14 +54,12 @@ impl Scene {
         };
         config.deliveries.sweep_every = Duration::from_millis(100);
         change(&mut config.webhooks);
-        let relay = Context::new("relay", "0");
-        let publisher = Publisher::new(Link::open(&relay, &amqp, topology::events()));
         let (context, http) = start(&config).await;
         let scene = Self {
             config,
             context,
             http,
-            relay: (relay, publisher),
+            relay: relay(&amqp),
             receiver: Receiver::start().await,
             client: Client::new(),
         };
@@ -139,32 +137,46 @@ impl Scene {
     }
 
     async fn publish(&self, offset: u64, workspace: &str, kind: EventType, data: Value) {
-        let at = LogPosition {
-            shard: 0,
-            offset,
-            logged_at: clock::now(),
-        };
-        let subject = data["vehicle"].as_str().map(str::to_owned);
-        let workspace = workspace.parse().unwrap();
-        let event = CloudEvent::new(&at, kind, workspace, subject, None, data);
-        self.publish_raw(serde_json::to_vec(&event).unwrap()).await;
+        self.publish_raw(event(offset, workspace, kind, data)).await;
     }
 
     async fn publish_raw(&self, body: Vec<u8>) {
-        let message = Message {
-            exchange: EVENTS_EXCHANGE,
-            routing_key: "any".to_owned(),
-            message_id: "m".to_owned(),
-            content_type: CONTENT_TYPE.into(),
-            headers: BTreeMap::new(),
-            body: body.into(),
-        };
         let (context, publisher) = &self.relay;
-        let sent = publisher
-            .publish_until_confirmed(&message, context.stopping())
-            .await;
-        sent.unwrap();
+        publish(context, publisher, body).await;
     }
+}
+
+/// A stand-in for the core's relay.
+pub(super) fn relay(amqp: &AmqpConfig) -> (Context, Publisher) {
+    let context = Context::new("relay", "0");
+    let publisher = Publisher::new(Link::open(&context, amqp, topology::events()));
+    (context, publisher)
+}
+
+/// The log's event `offset` as it crosses the bus.
+pub(super) fn event(offset: u64, workspace: &str, kind: EventType, data: Value) -> Vec<u8> {
+    let at = LogPosition {
+        shard: 0,
+        offset,
+        logged_at: clock::now(),
+    };
+    let subject = data["vehicle"].as_str().map(str::to_owned);
+    let workspace = workspace.parse().unwrap();
+    let event = CloudEvent::new(&at, kind, workspace, subject, None, data);
+    serde_json::to_vec(&event).unwrap()
+}
+
+pub(super) async fn publish(context: &Context, publisher: &Publisher, body: Vec<u8>) {
+    let message = Message {
+        exchange: EVENTS_EXCHANGE,
+        routing_key: "any".to_owned(),
+        message_id: "m".to_owned(),
+        content_type: CONTENT_TYPE.into(),
+        headers: BTreeMap::new(),
+        body: body.into(),
+    };
+    let sent = publisher.publish_until_confirmed(&message, context.stopping());
+    sent.await.unwrap();
 }
 
 const WEBHOOKS: &str = "/v1/workspaces/demo/webhooks";
