@@ -53,7 +53,11 @@ CREATE TABLE reactions.delivery (
     UNIQUE (endpoint, event)
 );
 
-CREATE INDEX delivery_due ON reactions.delivery (endpoint, due_at) WHERE status = 'pending';
+-- With what is counted, so that counting need not read the rows.
+CREATE INDEX delivery_due ON reactions.delivery (endpoint, due_at) INCLUDE (created_at)
+    WHERE status = 'pending';
+CREATE INDEX delivery_recoverable ON reactions.delivery (endpoint, created_at)
+    WHERE status IN ('failed', 'skipped');
 CREATE INDEX delivery_listed ON reactions.delivery (endpoint, id);
 CREATE INDEX delivery_done ON reactions.delivery (done_at) WHERE status <> 'pending';
 

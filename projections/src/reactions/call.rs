@@ -1,14 +1,17 @@
 //! One call of a webhook: the request, signed, and what came back.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use reqwest::header::{CONTENT_TYPE, USER_AGENT};
-use reqwest::{Client, Response, Url};
-use runtime::outbound::{self, AddressRules, NotAllowed};
+use reqwest::{Client, Response};
+use runtime::outbound::{self, NotAllowed};
 use runtime::telemetry;
 use tokio::time::timeout;
 
+use super::address;
+use super::config::WebhooksConfig;
 use super::schedule::Outcome;
 use super::store::sending::Claimed;
 
@@ -19,12 +22,9 @@ const AGENT: &str = concat!("Headrace/", env!("CARGO_PKG_VERSION"));
 /// The way out, and its limits.
 #[derive(Debug)]
 pub(super) struct Caller {
+    /// Connects only to addresses that may be called.
     pub(super) client: Client,
-    pub(super) rules: AddressRules,
-    /// How long a call may take, to the answer's head.
-    pub(super) timeout: Duration,
-    /// How many bytes of an answer are kept.
-    pub(super) answer_bytes: usize,
+    pub(super) config: Arc<WebhooksConfig>,
 }
 
 /// What came of a call.
@@ -61,28 +61,24 @@ impl Caller {
             response: None,
         };
         // The rules may have become stricter since the URL was taken.
-        let url = match Url::parse(&claimed.url) {
-            Ok(url) => url,
-            Err(error) => return failed(Outcome::NotAllowed, error.to_string()),
-        };
-        if let Err(error) = self.rules.check(&url) {
-            return failed(Outcome::NotAllowed, error.to_string());
+        if let Some(complaint) = address::complaint(&claimed.url, &self.config) {
+            return failed(Outcome::NotAllowed, complaint);
         }
         let id = webhook_id(claimed.endpoint, &claimed.event);
         let timestamp = now.timestamp();
         let request = self
             .client
-            .post(url)
+            .post(&claimed.url)
             .header(CONTENT_TYPE, "application/json")
             .header(USER_AGENT, AGENT)
             .header("webhook-id", &id)
             .header("webhook-timestamp", timestamp)
             .header("webhook-signature", signatures(claimed, &id, timestamp))
             .body(claimed.body.clone());
-        match timeout(self.timeout, request.send()).await {
+        match timeout(self.config.timeout, request.send()).await {
             Err(_) => failed(
                 Outcome::TimedOut,
-                format!("no answer within {:?}", self.timeout),
+                format!("no answer within {:?}", self.config.timeout),
             ),
             Ok(Err(error)) => {
                 let outcome = if NotAllowed::is_behind(&error) {
@@ -115,7 +111,7 @@ impl Caller {
     async fn beginning(&self, mut response: Response) -> String {
         let mut bytes = Vec::new();
         let reading = async {
-            while bytes.len() < self.answer_bytes {
+            while bytes.len() < self.config.answer_bytes {
                 // What breaks off has said all that it will.
                 let Ok(Some(chunk)) = response.chunk().await else {
                     break;
@@ -127,7 +123,7 @@ impl Caller {
         if timeout(ANSWER_LIMIT, reading).await.is_err() {
             tracing::debug!("an answer's body did not end in time");
         }
-        bytes.truncate(self.answer_bytes);
+        bytes.truncate(self.config.answer_bytes);
         // PostgreSQL's text holds no NUL.
         String::from_utf8_lossy(&bytes).replace('\0', "\u{fffd}")
     }

@@ -16,6 +16,7 @@ use uuid::Uuid;
 
 use super::call::webhook_id;
 use super::endpoint_api::{Source, not_found};
+use super::store::CHUNK;
 use super::store::delivery::{self as store, Attempt, Delivery, NewDelivery, Status};
 use super::store::endpoint::{self, Endpoint};
 use crate::api;
@@ -207,8 +208,16 @@ async fn recover(
     let mut pg = source.pool.acquire().await?;
     require_enabled(&mut pg, &workspace, webhook).await?;
     let since = order.since.trunc_subsecs(6);
-    let deliveries = store::recover(&mut pg, webhook, since).await?;
-    source.wake.notify_one();
+    let before = store::now(&mut pg).await?;
+    let mut deliveries = 0;
+    loop {
+        let chunk = store::recover(&mut pg, webhook, since, before).await?;
+        source.wake.notify_one();
+        deliveries += chunk;
+        if chunk < CHUNK.unsigned_abs() {
+            break;
+        }
+    }
     Ok((StatusCode::ACCEPTED, Json(Recovered { deliveries })))
 }
 

@@ -56,14 +56,11 @@ pub static MIGRATIONS: Migrations = Migrations {
 
 /// Starts the webhooks' API, the reaction and the sender on `context`. Broker and database may be away.
 pub async fn start(context: Context, config: ReactionsConfig) -> anyhow::Result<Started> {
-    let webhooks = config.webhooks.clone();
-    let rules = webhooks.address_rules();
+    let webhooks = Arc::new(config.webhooks.clone());
     let tls = outbound::tls(webhooks.extra_ca_file.as_deref(), "webhooks.extra_ca_file")?;
     let caller = Caller {
-        client: outbound::guarded_client(tls, rules.clone())?,
-        rules,
-        timeout: webhooks.timeout,
-        answer_bytes: webhooks.answer_bytes,
+        client: outbound::guarded_client(tls, webhooks.address_rules())?,
+        config: Arc::clone(&webhooks),
     };
     let pool = db::open(&context, &config.database)?;
     let schema = context.readiness().add("schema");
@@ -71,7 +68,7 @@ pub async fn start(context: Context, config: ReactionsConfig) -> anyhow::Result<
     let wake = Arc::new(Notify::new());
     let source = endpoint_api::Source {
         pool: pool.clone(),
-        config: Arc::new(webhooks.clone()),
+        config: Arc::clone(&webhooks),
         wake: Arc::clone(&wake),
     };
     let routes = endpoint_api::routes(source.clone())

@@ -32,7 +32,7 @@ pub(super) struct Sender {
     pub(super) context: Context,
     pub(super) pool: PgPool,
     pub(super) caller: Caller,
-    pub(super) config: WebhooksConfig,
+    pub(super) config: Arc<WebhooksConfig>,
     /// Something may be due.
     pub(super) wake: Arc<Notify>,
 }

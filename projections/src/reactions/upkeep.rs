@@ -9,7 +9,7 @@ use sqlx::PgPool;
 use tokio::time::MissedTickBehavior;
 
 use super::config::DeliveriesConfig;
-use super::store::upkeep;
+use super::store::{CHUNK, upkeep};
 use crate::metrics;
 
 /// Looks after the tables until the service stops.
@@ -43,6 +43,7 @@ async fn sweep(pool: &PgPool, config: DeliveriesConfig) -> Result<(), sqlx::Erro
     upkeep::forget_endpoints(&mut *pool.acquire().await?).await?;
     let counts = upkeep::count(&mut *pool.acquire().await?).await?;
     metrics::webhook_endpoints("enabled", counts.enabled.unsigned_abs());
+    metrics::webhook_endpoints("failing", counts.failing.unsigned_abs());
     metrics::webhook_endpoints("disabled", counts.disabled.unsigned_abs());
     metrics::webhook_pending(counts.pending.unsigned_abs(), counts.oldest_seconds);
     Ok(())
@@ -57,7 +58,7 @@ where
     loop {
         let rows = chunk().await?;
         sum += rows;
-        if rows < upkeep::CHUNK.unsigned_abs() {
+        if rows < CHUNK.unsigned_abs() {
             return Ok(sum);
         }
     }

@@ -205,3 +205,27 @@ async fn what_is_done_is_forgotten_after_a_while_and_with_its_webhook() {
     scene.deliveries(&kept, <[Value]>::is_empty).await;
     scene.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn replicas_share_the_work_and_send_nothing_twice() {
+    let scene = Scene::start(|_| ()).await;
+    let (webhook, _) = scene.add("/ok", json!({})).await;
+    let (other, _) = super::start(&scene.config).await;
+    for offset in 1..=60 {
+        // Each replica may be given either copy.
+        scene.registered(offset, "bus-1").await;
+        scene.registered(offset, "bus-1").await;
+    }
+    let done =
+        |items: &[Value]| items.len() == 60 && items.iter().all(|of| of["status"] == "succeeded");
+    scene.deliveries(&webhook, done).await;
+    let ids: BTreeSet<_> = scene
+        .receiver
+        .calls("/ok")
+        .iter()
+        .map(|call| call.header("webhook-id").to_owned())
+        .collect();
+    assert_eq!((ids.len(), scene.receiver.calls("/ok").len()), (60, 60));
+    other.stop().await.unwrap();
+    scene.stop().await;
+}

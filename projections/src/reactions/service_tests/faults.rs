@@ -189,6 +189,20 @@ async fn a_name_that_leads_inside_is_not_called() {
     assert!(scene.receiver.calls("/ok").is_empty());
     scene.stop().await;
 
+    // What was taken while more was allowed is asked about again.
+    let mut scene = Scene::start(|_| ()).await;
+    let (webhook, _) = scene.add("/ok", json!({})).await;
+    scene.context.stop().await.unwrap();
+    scene.config.webhooks.allow_private = false;
+    (scene.context, scene.http) = super::start(&scene.config).await;
+    scene.registered(1, "bus-1").await;
+    assert_eq!(
+        outcomes(&scene.log(&webhook, "failed").await),
+        ["not_allowed"; 4]
+    );
+    assert!(scene.receiver.calls("/ok").is_empty());
+    scene.stop().await;
+
     // A network that is allowed is.
     let scene = Scene::start(|config| {
         config.allow_private = false;

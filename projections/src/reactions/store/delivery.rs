@@ -4,6 +4,8 @@ use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
+use super::CHUNK;
+
 /// Where a delivery stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Status {
@@ -219,22 +221,41 @@ pub(in crate::reactions) async fn redeliver(
     Ok(done.rows_affected() == 1)
 }
 
-/// The same for all that failed or were skipped and are of `since` or later; returns how many.
+/// The same for some of those that were made at `since` or later and failed or were skipped before
+/// `before`; returns how many, at most [`CHUNK`].
 pub(in crate::reactions) async fn recover(
     connection: &mut PgConnection,
     endpoint: Uuid,
     since: DateTime<Utc>,
+    before: DateTime<Utc>,
 ) -> Result<u64, sqlx::Error> {
     let done = sqlx::query!(
         "
         UPDATE reactions.delivery
         SET status = 'pending', retries = 0, due_at = now(), done_at = NULL
-        WHERE endpoint = $1 AND status IN ('failed', 'skipped') AND created_at >= $2
+        WHERE id IN (
+            SELECT id
+            FROM reactions.delivery
+            WHERE endpoint = $1 AND status IN ('failed', 'skipped') AND created_at >= $2 AND done_at < $3
+            LIMIT $4
+            FOR UPDATE
+        )
         ",
         endpoint,
         since,
+        before,
+        CHUNK,
     )
     .execute(connection)
     .await?;
     Ok(done.rows_affected())
+}
+
+/// The database's time.
+pub(in crate::reactions) async fn now(
+    connection: &mut PgConnection,
+) -> Result<DateTime<Utc>, sqlx::Error> {
+    sqlx::query_scalar!(r#"SELECT now() AS "now!""#)
+        .fetch_one(connection)
+        .await
 }

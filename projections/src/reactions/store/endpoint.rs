@@ -197,22 +197,19 @@ pub(in crate::reactions) async fn lock(
     workspace: &WorkspaceId,
     id: Uuid,
 ) -> Result<Option<Endpoint>, sqlx::Error> {
-    let row = sqlx::query_as!(
-        Row,
+    sqlx::query!(
         "
-        SELECT id, url, description, event_types, vehicles, providers, disabled_reason, disabled_at,
-            failing_since, created_at, updated_at
+        SELECT id
         FROM reactions.endpoint
-        WHERE workspace = $1 AND id = $2 AND removed_at IS NULL
+        WHERE id = $1
         -- New deliveries refer to the row and need not wait.
         FOR NO KEY UPDATE
         ",
-        workspace.as_str(),
         id,
     )
-    .fetch_optional(connection)
+    .fetch_optional(&mut *connection)
     .await?;
-    row.map(Endpoint::try_from).transpose()
+    find(connection, workspace, id).await
 }
 
 /// One endpoint.
@@ -237,7 +234,8 @@ pub(in crate::reactions) async fn find(
     row.map(Endpoint::try_from).transpose()
 }
 
-/// Writes what its owner may change of a locked endpoint. Enabled anew, it has not failed yet.
+/// Writes what its owner may change of a locked endpoint. Enabled anew, or with another URL, it has not
+/// failed yet.
 pub(in crate::reactions) async fn update(
     connection: &mut PgConnection,
     endpoint: &Endpoint,
@@ -255,7 +253,7 @@ pub(in crate::reactions) async fn update(
             enabled = $7,
             disabled_reason = CASE WHEN NOT $7 THEN coalesce(disabled_reason, $8) END,
             disabled_at = CASE WHEN NOT $7 THEN coalesce(disabled_at, now()) END,
-            failing_since = CASE WHEN $7 AND NOT enabled THEN NULL ELSE failing_since END,
+            failing_since = CASE WHEN url <> $2 OR ($7 AND NOT enabled) THEN NULL ELSE failing_since END,
             updated_at = now()
         WHERE id = $1
         RETURNING id, url, description, event_types, vehicles, providers, disabled_reason, disabled_at,

@@ -9,3 +9,6 @@ pub(super) mod endpoint;
 pub(super) mod secrets;
 pub(super) mod sending;
 pub(super) mod upkeep;
+
+/// How many rows a statement changes at most, so that none takes long.
+pub(super) const CHUNK: i64 = 2000;

@@ -4,8 +4,7 @@ use std::time::Duration;
 
 use sqlx::PgConnection;
 
-/// How many rows a statement changes at most, so that none takes long.
-pub(in crate::reactions) const CHUNK: i64 = 2000;
+use super::CHUNK;
 
 /// Skips what waits for endpoints that are disabled and that no sender holds; returns how many.
 pub(in crate::reactions) async fn skip(connection: &mut PgConnection) -> Result<u64, sqlx::Error> {
@@ -95,7 +94,10 @@ pub(in crate::reactions) async fn forget_endpoints(
 /// What there is of everything.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(in crate::reactions) struct Counts {
+    /// Enabled, and the last call did not fail.
     pub(in crate::reactions) enabled: i64,
+    /// Enabled, and the last call failed.
+    pub(in crate::reactions) failing: i64,
     pub(in crate::reactions) disabled: i64,
     pub(in crate::reactions) pending: i64,
     /// The age of the oldest pending delivery; zero if there is none.
@@ -110,8 +112,12 @@ pub(in crate::reactions) async fn count(
         Counts,
         r#"
         SELECT
-            (SELECT count(*) FROM reactions.endpoint WHERE removed_at IS NULL AND enabled) AS "enabled!",
-            (SELECT count(*) FROM reactions.endpoint WHERE removed_at IS NULL AND NOT enabled) AS "disabled!",
+            (SELECT count(*) FROM reactions.endpoint
+             WHERE removed_at IS NULL AND enabled AND failing_since IS NULL) AS "enabled!",
+            (SELECT count(*) FROM reactions.endpoint
+             WHERE removed_at IS NULL AND enabled AND failing_since IS NOT NULL) AS "failing!",
+            (SELECT count(*) FROM reactions.endpoint
+             WHERE removed_at IS NULL AND NOT enabled) AS "disabled!",
             count(*) AS "pending!",
             coalesce(extract(epoch FROM now() - min(created_at)), 0)::float8 AS "oldest_seconds!"
         FROM reactions.delivery
