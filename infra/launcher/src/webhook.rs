@@ -1,6 +1,7 @@
 //! `headrace webhook`: a workspace's webhooks, through their API.
 
 use std::collections::BTreeSet;
+use std::io::{Write, stdout};
 use std::process::ExitCode;
 
 use anyhow::bail;
@@ -9,7 +10,7 @@ use clap::{Args, Subcommand};
 use projections::reactions::{Filters, NewWebhook, Recover, WebhookPatch};
 use reqwest::{Client, RequestBuilder};
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::cli;
 use crate::connection::{TargetArguments, expect};
@@ -207,7 +208,7 @@ fn switch(
 /// Prints the answer.
 async fn print(request: RequestBuilder) -> anyhow::Result<()> {
     let answer = expect(request.send().await?).await?;
-    println!("{:#}", answer.json::<Value>().await?);
+    writeln!(stdout(), "{:#}", answer.json::<Value>().await?)?;
     Ok(())
 }
 
@@ -225,7 +226,7 @@ async fn list(
         let request = client.get(url).query(filter).query(cursor.as_slice());
         let page: Listed = expect(request.send().await?).await?.json().await?;
         for item in page.items.iter().take(left) {
-            println!("{}", json!(item));
+            writeln!(stdout(), "{item}")?;
         }
         left = left.saturating_sub(page.items.len());
         after = page.next;

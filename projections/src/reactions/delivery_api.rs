@@ -16,6 +16,7 @@ use uuid::Uuid;
 
 use super::call::webhook_id;
 use super::endpoint_api::{Source, not_found};
+use super::filter::Body;
 use super::store::CHUNK;
 use super::store::delivery::{self as store, Attempt, Delivery, NewDelivery, Status};
 use super::store::endpoint::{self, Endpoint};
@@ -229,15 +230,22 @@ async fn test(
     let (id, now) = (clock::new_id(), clock::now());
     let event = format!("test:{id}");
     let kind = "webhook.test";
-    let body = json!({"type": kind, "timestamp": now, "id": event, "workspace": workspace,
-        "subject": null, "data": {"webhook": webhook}});
+    let body = Body {
+        kind,
+        timestamp: now,
+        id: &event,
+        workspace: &workspace,
+        subject: None,
+        data: &json!({"webhook": webhook}),
+    };
+    let body = body.text();
     let new = [NewDelivery {
         id,
         endpoint: webhook,
         event,
         event_type: kind.to_owned(),
         subject: None,
-        body: body.to_string(),
+        body,
         status: Status::Pending,
     }];
     let (for_whom, new) = (&workspace, &new);

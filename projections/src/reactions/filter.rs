@@ -2,9 +2,10 @@
 
 use std::collections::BTreeSet;
 
+use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
-use shared_model::CloudEvent;
+use serde_json::Value;
+use shared_model::{CloudEvent, WorkspaceId};
 
 /// What narrows the events of an endpoint further than their types do. What is absent does not narrow.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -80,20 +81,50 @@ impl Filters {
     }
 }
 
+/// What is sent, in the order in which it is read.
+#[derive(Debug, Serialize)]
+pub(super) struct Body<'a> {
+    /// The event's type.
+    #[serde(rename = "type")]
+    pub(super) kind: &'a str,
+    /// When it was committed (UTC).
+    pub(super) timestamp: DateTime<Utc>,
+    /// Its id.
+    pub(super) id: &'a str,
+    /// Whose data it carries.
+    pub(super) workspace: &'a WorkspaceId,
+    /// What it is about, if that is one thing.
+    pub(super) subject: Option<&'a str>,
+    /// The fact.
+    pub(super) data: &'a Value,
+}
+
+impl Body<'_> {
+    /// The body as text.
+    ///
+    /// # Panics
+    /// Never: it is plain data with text keys.
+    pub(super) fn text(&self) -> String {
+        serde_json::to_string(self).expect("plain data with text keys are JSON")
+    }
+}
+
 fn body(event: &CloudEvent, data: &Value) -> String {
-    json!({
-        "type": event.kind,
-        "timestamp": event.time,
-        "id": event.id,
-        "workspace": event.workspace,
-        "subject": event.subject,
-        "data": data,
-    })
-    .to_string()
+    let body = Body {
+        kind: &event.kind,
+        timestamp: event.time,
+        id: &event.id,
+        workspace: &event.workspace,
+        subject: event.subject.as_deref(),
+        data,
+    };
+    body.text()
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     fn event(kind: &str, data: Value) -> CloudEvent {
