@@ -49,6 +49,8 @@ pub struct WebhooksConfig {
     pub extra_ca_file: Option<PathBuf>,
     /// The most endpoints of a workspace.
     pub max_endpoints: u32,
+    /// The most deliveries that wait for one endpoint; further events are skipped.
+    pub max_pending: u32,
     /// How long a call may take, to the answer's head.
     #[serde(with = "humantime_serde")]
     pub timeout: Duration,
@@ -107,6 +109,7 @@ impl Default for WebhooksConfig {
             allowed_networks: Vec::new(),
             extra_ca_file: None,
             max_endpoints: 20,
+            max_pending: 100_000,
             timeout: Duration::from_secs(15),
             lease: minutes(1),
             concurrency: 256,
@@ -151,6 +154,11 @@ impl WebhooksConfig {
                 "webhooks.max_endpoints",
                 self.max_endpoints as usize,
                 10_000,
+            ),
+            (
+                "webhooks.max_pending",
+                self.max_pending as usize,
+                10_000_000,
             ),
         ] {
             if !(1..=most).contains(&value) {
@@ -278,6 +286,7 @@ mod tests {
             ("webhooks.concurrency", "0"),
             ("webhooks.endpoint_concurrency", "1001"),
             ("webhooks.max_endpoints", "0"),
+            ("webhooks.max_pending", "0"),
             ("webhooks.answer_bytes", "1048577"),
             ("webhooks.timeout", "21s"),
             ("webhooks.lease", "29s"),

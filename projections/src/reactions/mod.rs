@@ -83,10 +83,13 @@ pub async fn start(context: Context, config: ReactionsConfig) -> anyhow::Result<
             context: worker.clone(),
             pool: pool.clone(),
             caller,
-            config: webhooks,
+            config: Arc::clone(&webhooks),
             wake: Arc::clone(&wake),
         };
-        let reaction = Webhooks { wake };
+        let reaction = Webhooks {
+            max_pending: webhooks.max_pending,
+            wake,
+        };
         tokio::try_join!(
             run(&worker, &link, &pool, config.batch, &reaction),
             sender.run(),

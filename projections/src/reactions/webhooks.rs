@@ -18,6 +18,8 @@ use crate::metrics;
 const CHUNK: usize = 1000;
 
 pub(super) struct Webhooks {
+    /// The most deliveries that may wait for one endpoint.
+    pub(super) max_pending: u32,
     /// Wakes the sender.
     pub(super) wake: Arc<Notify>,
 }
@@ -42,7 +44,7 @@ impl Reaction for Webhooks {
             .map(|event| event.workspace.as_str())
             .collect();
         let workspaces: Vec<_> = workspaces.into_iter().map(str::to_owned).collect();
-        let endpoints = endpoint::of_workspaces(connection, &workspaces).await?;
+        let endpoints = endpoint::of_workspaces(connection, &workspaces, self.max_pending).await?;
         let mut deliveries = Vec::new();
         for endpoint in &endpoints {
             let own = events
@@ -59,7 +61,7 @@ impl Reaction for Webhooks {
                     event_type: event.kind.clone(),
                     subject: event.subject.clone(),
                     body,
-                    status: if endpoint.enabled {
+                    status: if endpoint.takes {
                         Status::Pending
                     } else {
                         Status::Skipped

@@ -175,6 +175,39 @@ async fn one_that_only_fails_is_disabled_and_the_rest_is_skipped() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_waits_for_one_that_fails_is_bounded_and_can_be_recovered() {
+    let scene = Scene::start(|config| {
+        config.max_pending = 3;
+        config.retry_schedule = vec![Duration::from_hours(1).into()];
+    })
+    .await;
+    let (webhook, added) = scene.add("/fails", json!({})).await;
+    // One after the other: a batch that finds room is taken whole.
+    for offset in 1..=5 {
+        scene.registered(offset, "bus-1").await;
+        let all = usize::try_from(offset).unwrap();
+        scene.deliveries(&webhook, |items| items.len() == all).await;
+    }
+    let count = |items: &[Value], status| items.iter().filter(|of| of["status"] == status).count();
+    let items = scene.deliveries(&webhook, |_| true).await;
+    assert_eq!(
+        (count(&items, "pending"), count(&items, "skipped")),
+        (3, 2),
+        "{items:?}"
+    );
+    assert_eq!(items[0]["status"], "skipped");
+    let body = json!({"since": added["created_at"]});
+    let (_, recovered) = scene
+        .call("POST", &format!("{webhook}/recover"), Some(body))
+        .await;
+    assert_eq!(recovered, json!({"deliveries": 2}));
+    scene
+        .deliveries(&webhook, |items| count(items, "pending") == 5)
+        .await;
+    scene.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_name_that_leads_inside_is_not_called() {
     let scene = Scene::start(|config| config.allow_private = false).await;
     let url = format!("http://localhost:{}/ok", scene.receiver.port());

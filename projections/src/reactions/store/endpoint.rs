@@ -320,25 +320,37 @@ pub(in crate::reactions) struct Interested {
     pub(in crate::reactions) id: Uuid,
     /// Whose it is.
     pub(in crate::reactions) workspace: String,
-    /// Whether it is called.
-    pub(in crate::reactions) enabled: bool,
+    /// Whether it is called, and has not as much waiting for it as may wait.
+    pub(in crate::reactions) takes: bool,
     /// Which events it is told of.
     pub(in crate::reactions) interest: Interest,
 }
 
-/// All endpoints of `workspaces`.
+/// All endpoints of `workspaces`, of which each may have `most` deliveries pending. Counting them reads
+/// up to so many entries of the index `delivery_due`.
 pub(in crate::reactions) async fn of_workspaces(
     connection: &mut PgConnection,
     workspaces: &[String],
+    most: u32,
 ) -> Result<Vec<Interested>, sqlx::Error> {
     let rows = sqlx::query!(
-        "
-        SELECT id, workspace, enabled, event_types, vehicles, providers
+        r#"
+        SELECT id, workspace, event_types, vehicles, providers,
+            enabled AND $2 > (
+                SELECT count(*)
+                FROM (
+                    SELECT
+                    FROM reactions.delivery
+                    WHERE delivery.endpoint = endpoint.id AND delivery.status = 'pending'
+                    LIMIT $2
+                ) AS waiting
+            ) AS "takes!"
         FROM reactions.endpoint
         WHERE workspace = ANY($1) AND removed_at IS NULL
         ORDER BY id
-        ",
+        "#,
         workspaces,
+        i64::from(most),
     )
     .fetch_all(connection)
     .await?;
@@ -347,7 +359,7 @@ pub(in crate::reactions) async fn of_workspaces(
         .map(|row| Interested {
             id: row.id,
             workspace: row.workspace,
-            enabled: row.enabled,
+            takes: row.takes,
             interest: interest(row.event_types, row.vehicles, row.providers),
         })
         .collect())
