@@ -23,6 +23,7 @@ RUN --mount=type=cache,id=headrace-registry,target=/usr/local/cargo/registry,sha
         target/release/outbox-relay \
         target/release/snapshot-projection \
         target/release/health-projection \
+        target/release/reactions \
         target/release/provider-sim \
         target/release/headrace
 
@@ -63,6 +64,10 @@ ENTRYPOINT ["snapshot-projection"]
 FROM base AS health-projection
 COPY --from=build /programs/health-projection /usr/local/bin/
 ENTRYPOINT ["health-projection"]
+
+FROM base AS reactions
+COPY --from=build /programs/reactions /usr/local/bin/
+ENTRYPOINT ["reactions"]
 
 FROM base AS provider-sim
 COPY --from=build /programs/provider-sim /usr/local/bin/

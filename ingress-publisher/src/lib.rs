@@ -38,7 +38,6 @@ mod ownership;
 mod pack;
 mod parcel;
 mod pause;
-mod retry_after;
 mod sender;
 mod sent;
 mod socket;

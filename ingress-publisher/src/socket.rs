@@ -20,7 +20,7 @@ use tokio_tungstenite::{
 use crate::config::StreamConfig;
 use crate::dialect::Dialect;
 use crate::failure::Failure;
-use crate::retry_after::retry_after;
+use runtime::outbound::retry_after;
 
 /// What each socket keeps for as long as it lives. A telematics frame has some hundred bytes; larger
 /// ones make the buffer grow.

@@ -5,6 +5,8 @@
 //! * [`snapshot`]: the latest published value of every signal of a vehicle, with its times;
 //! * [`health`]: how recently a vehicle was heard from, acting on the passing of time as well.
 //!
+//! Beside them the [`reactions`] tell others of what happened, by webhooks.
+//!
 //! Events carry absolute state, so a projection that sees them twice, late or out of order ends up
 //! with the same tables. It acknowledges a message only after the commit that holds its effect and
 //! says which events of the log it holds; what does not arrive is fetched from the core's log.
@@ -34,6 +36,7 @@ mod metrics;
 mod offsets;
 mod part;
 mod projection;
+pub mod reactions;
 mod rebuild;
 #[cfg(test)]
 mod rebuild_tests;
@@ -54,9 +57,9 @@ pub use core_config::CoreConfig;
 pub use gaps_config::GapsConfig;
 pub use rebuild::RebuildArguments;
 
-/// A projection that runs.
+/// A service of this crate that runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Started {
-    /// Where its read API listens.
+    /// Where its API listens.
     pub http: SocketAddr,
 }

@@ -30,11 +30,13 @@ pub enum Subscriber {
     Snapshot,
     /// The health projection.
     Health,
+    /// The reactions, which tell others.
+    Reactions,
 }
 
 impl Subscriber {
     /// Every subscriber.
-    pub const ALL: [Self; 2] = [Self::Snapshot, Self::Health];
+    pub const ALL: [Self; 3] = [Self::Snapshot, Self::Health, Self::Reactions];
 
     /// The subscriber's queue.
     #[must_use]
@@ -42,6 +44,7 @@ impl Subscriber {
         match self {
             Self::Snapshot => "events.snapshot-projection",
             Self::Health => "events.health-projection",
+            Self::Reactions => "events.reactions",
         }
     }
 }

@@ -28,3 +28,4 @@ mod status;
 mod stops;
 mod verdicts;
 mod volume;
+mod webhooks;

@@ -46,6 +46,7 @@ async fn the_queues_are_quorum_queues_whose_depth_shows_a_core_that_is_away() {
         "outbox-relay",
         "snapshot-projection",
         "health-projection",
+        "reactions",
     ]
     .map(|service| format!("{service}/{}-0", world.vhost));
     // A publisher's also has the epoch of its start.

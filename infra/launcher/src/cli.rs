@@ -15,9 +15,10 @@ use crate::ingest::IngestArguments;
 use crate::parked::ParkedCommand;
 use crate::reconcile::ReconcileArguments;
 use crate::subscribers::SubscribersCommand;
+use crate::webhook::WebhookCommand;
 use crate::{
     connection, dead_events, dead_letters, gateway, ingest, parked, reconcile, services,
-    subscribers, up,
+    subscribers, up, webhook,
 };
 
 #[derive(Debug, Parser)]
@@ -57,6 +58,9 @@ enum Command {
     /// Prove that everything adds up: exit code 0 if it does, 1 if something is missing, 3 if something
     /// is late.
     Reconcile(ReconcileArguments),
+    /// Manage webhooks: whom to tell of events, and what became of it.
+    #[command(subcommand)]
+    Webhook(WebhookCommand),
     /// Bring every schema of a database up to date.
     Migrate {
         /// The database.
@@ -153,6 +157,7 @@ pub fn main_with(arguments: impl IntoIterator<Item = impl Into<OsString> + Clone
         Some(Command::Subscribers(command)) => subscribers::main(command),
         Some(Command::DeadEvents(command)) => dead_events::main(command),
         Some(Command::Reconcile(arguments)) => reconcile::main(arguments),
+        Some(Command::Webhook(command)) => webhook::main(command),
         Some(Command::Gateway { arguments }) => gateway::main(arguments),
         Some(Command::Migrate { database_url }) => services::migrate_main(&database_url),
         Some(Command::Service {

@@ -15,7 +15,7 @@ use axum::extract::rejection::BytesRejection;
 use axum::extract::{DefaultBodyLimit, State};
 use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
 use axum::response::Response;
-use axum::routing::any;
+use axum::routing::{MethodRouter, any};
 use reqwest::{Client, Url};
 use runtime::config::{Config, HttpConfig, Problems};
 use runtime::http::{self, Problem};
@@ -47,6 +47,8 @@ pub struct Upstreams {
     pub snapshot: String,
     /// The health projection's read API.
     pub health: String,
+    /// The webhooks' API.
+    pub reactions: String,
 }
 
 impl Default for GatewayConfig {
@@ -57,6 +59,7 @@ impl Default for GatewayConfig {
                 core: "http://127.0.0.1:8081".to_owned(),
                 snapshot: "http://127.0.0.1:8083".to_owned(),
                 health: "http://127.0.0.1:8084".to_owned(),
+                reactions: "http://127.0.0.1:8085".to_owned(),
             },
         }
     }
@@ -68,11 +71,13 @@ impl Config for GatewayConfig {
             core,
             snapshot,
             health,
+            reactions,
         } = &self.upstream;
         for (key, url) in [
             ("upstream.core", core),
             ("upstream.snapshot", snapshot),
             ("upstream.health", health),
+            ("upstream.reactions", reactions),
         ] {
             if Url::parse(url).is_err() || !url.starts_with("http://") {
                 problems.add(key, url, "write a URL such as http://host:8081");
@@ -108,6 +113,7 @@ pub async fn start(context: Context, config: GatewayConfig) -> anyhow::Result<So
         core,
         snapshot,
         health,
+        reactions,
     } = &config.upstream;
     let routes = Router::new()
         .route(
@@ -186,8 +192,29 @@ pub async fn start(context: Context, config: GatewayConfig) -> anyhow::Result<So
             "/v1/workspaces/{workspace}/health/{list}/{id}",
             upstream("health", health),
         )
+        .merge(webhooks(|| upstream("reactions", reactions)))
         .layer(DefaultBodyLimit::max(LARGEST_BODY));
     http::serve(&context, &config.http, routes).await
+}
+
+/// The paths of webhooks, each handed to what `upstream` makes.
+fn webhooks(upstream: impl Fn() -> MethodRouter) -> Router {
+    const ALL: &str = "/v1/workspaces/{workspace}/webhooks";
+    [
+        "",
+        "/{webhook}",
+        "/{webhook}/secret",
+        "/{webhook}/secret/rotate",
+        "/{webhook}/deliveries",
+        "/{webhook}/deliveries/{delivery}",
+        "/{webhook}/deliveries/{delivery}/redeliver",
+        "/{webhook}/recover",
+        "/{webhook}/test",
+    ]
+    .into_iter()
+    .fold(Router::new(), |routes, path| {
+        routes.route(&format!("{ALL}{path}"), upstream())
+    })
 }
 
 async fn pass(

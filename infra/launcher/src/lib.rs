@@ -20,3 +20,4 @@ mod screen;
 pub mod services;
 mod subscribers;
 mod up;
+mod webhook;

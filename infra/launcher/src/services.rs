@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use ingress_consumer::config::{ConsumerConfig, RelayConfig};
 use ingress_publisher::PublisherConfig;
 use projections::health::HealthConfig;
+use projections::reactions::ReactionsConfig;
 use projections::snapshot::SnapshotConfig;
 use runtime::config::{self, Config, DatabaseConfig, SecretUrl};
 use runtime::db::{self, Migrations};
@@ -28,28 +29,32 @@ pub enum Service {
     SnapshotProjection,
     /// The health of each vehicle.
     HealthProjection,
+    /// Who is told of events: webhooks.
+    Reactions,
     /// The providers' websockets.
     IngressPublisher,
 }
 
 impl Service {
     /// Every service, in the order in which they start; they stop in the order of [`Self::STOP`].
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::IngressConsumer,
         Self::OutboxRelay,
         Self::SnapshotProjection,
         Self::HealthProjection,
+        Self::Reactions,
         Self::IngressPublisher,
     ];
 
     /// Every service in the order in which data flow through them, so that each can hand on what it
     /// holds before it stops.
-    pub const STOP: [Self; 5] = [
+    pub const STOP: [Self; 6] = [
         Self::IngressPublisher,
         Self::IngressConsumer,
         Self::OutboxRelay,
         Self::SnapshotProjection,
         Self::HealthProjection,
+        Self::Reactions,
     ];
 
     /// The service's name.
@@ -60,6 +65,7 @@ impl Service {
             Self::OutboxRelay => "outbox-relay",
             Self::SnapshotProjection => "snapshot-projection",
             Self::HealthProjection => "health-projection",
+            Self::Reactions => "reactions",
             Self::IngressPublisher => "ingress-publisher",
         }
     }
@@ -72,6 +78,7 @@ impl Service {
             Self::OutboxRelay => config::keys::<RelayConfig>(),
             Self::SnapshotProjection => config::keys::<SnapshotConfig>(),
             Self::HealthProjection => config::keys::<HealthConfig>(),
+            Self::Reactions => config::keys::<ReactionsConfig>(),
             Self::IngressPublisher => config::keys::<PublisherConfig>(),
         }
     }
@@ -106,6 +113,11 @@ impl Service {
                     .await?
                     .http
             }
+            Self::Reactions => {
+                projections::reactions::start(context, load(settings)?)
+                    .await?
+                    .http
+            }
             Self::IngressPublisher => {
                 ingress_publisher::start(context, load(settings)?)
                     .await?
@@ -131,6 +143,13 @@ impl Service {
             }
             Self::SnapshotProjection => projections::snapshot::main(arguments),
             Self::HealthProjection => projections::health::main(arguments),
+            Self::Reactions => {
+                service::run_with(arguments, name, Some(REACTIONS), |context, config| async {
+                    projections::reactions::start(context, config)
+                        .await
+                        .map(drop)
+                })
+            }
             Self::IngressPublisher => {
                 service::run_with(arguments, name, None, |context, config| async {
                     ingress_publisher::start(context, config).await.map(drop)
@@ -143,6 +162,7 @@ impl Service {
 static CORE: &Migrations = &ingress_consumer::store::MIGRATIONS;
 static SNAPSHOT: &Migrations = &projections::snapshot::MIGRATIONS;
 static HEALTH: &Migrations = &projections::health::MIGRATIONS;
+static REACTIONS: &Migrations = &projections::reactions::MIGRATIONS;
 
 /// Brings every schema in the database at `url` up to date.
 pub async fn migrate(url: &str) -> anyhow::Result<()> {
@@ -150,7 +170,7 @@ pub async fn migrate(url: &str) -> anyhow::Result<()> {
         url: Some(SecretUrl::new(url)),
         ..DatabaseConfig::default()
     };
-    for migrations in [CORE, SNAPSHOT, HEALTH] {
+    for migrations in [CORE, SNAPSHOT, HEALTH, REACTIONS] {
         db::migrate(&config, migrations).await?;
     }
     Ok(())

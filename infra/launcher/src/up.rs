@@ -373,6 +373,7 @@ async fn start_gateway(
             core: url(Service::IngressConsumer),
             snapshot: url(Service::SnapshotProjection),
             health: url(Service::HealthProjection),
+            reactions: url(Service::Reactions),
         },
     };
     let context = Context::new("gateway", runtime::service::instance_name());

@@ -280,6 +280,7 @@ fn services_may_run_as_processes_which_come_back_when_they_die() {
             "OUTBOX_RELAY",
             "POSTGRES",
             "RABBITMQ",
+            "REACTIONS",
             "SNAPSHOT_PROJECTION",
         ]
     );

@@ -1,14 +1,23 @@
-//! The way out to the providers: whom to trust, and the client for their HTTP APIs.
+//! The way out: whom to trust, the client for the providers' HTTP APIs, and the one for URLs that users
+//! give.
+
+mod guard;
+mod retry_after;
 
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use reqwest::{Client, redirect};
+use reqwest::{Client, ClientBuilder, redirect};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::{self, PemObject as _};
 use rustls::{ClientConfig, RootCertStore};
+
+pub use guard::{AddressRules, NotAllowed, is_public};
+pub use retry_after::retry_after;
+
+use guard::GuardedResolver;
 
 const IDLE_LIMIT: Duration = Duration::from_secs(30);
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
@@ -41,16 +50,30 @@ pub fn tls(extra: Option<&Path>, key: &'static str) -> anyhow::Result<ClientConf
 
 /// A client for the providers' HTTP APIs. It follows no redirect.
 pub fn client(tls: ClientConfig) -> anyhow::Result<Client> {
+    builder(tls)
+        .build()
+        .context("the HTTP client for providers")
+}
+
+/// A client for URLs that users give. It follows no redirect, uses no proxy, and connects only to what
+/// `rules` allow where the host is a name; ask [`AddressRules::check`] about the URL before each call.
+pub fn guarded_client(tls: ClientConfig, rules: AddressRules) -> anyhow::Result<Client> {
+    builder(tls)
+        .dns_resolver(Arc::new(GuardedResolver(Arc::new(rules))))
+        .build()
+        .context("the HTTP client for URLs of users")
+}
+
+fn builder(tls: ClientConfig) -> ClientBuilder {
     Client::builder()
         .tls_backend_preconfigured(tls)
-        // The credential is for the endpoint's host and for no other.
+        // The credential is for the endpoint's host and for no other; nor is a redirect a way around
+        // the rules about addresses.
         .redirect(redirect::Policy::none())
         .no_proxy()
         .connect_timeout(CONNECT_LIMIT)
         .pool_idle_timeout(IDLE_LIMIT)
         .pool_max_idle_per_host(2)
-        .build()
-        .context("the HTTP client for providers")
 }
 
 fn roots(extra: Option<&Path>, key: &'static str) -> anyhow::Result<RootCertStore> {

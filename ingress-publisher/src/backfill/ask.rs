@@ -13,7 +13,7 @@ use tokio_tungstenite::tungstenite::http::HeaderValue;
 use crate::dialect::Question;
 use crate::metrics;
 use crate::outbound::Outbound;
-use crate::retry_after::retry_after;
+use runtime::outbound::retry_after;
 
 /// How long an answer may take to begin, and how long from then to its last byte.
 const ANSWER_LIMIT: Duration = Duration::from_secs(30);

@@ -232,6 +232,7 @@ impl World {
                 core: url(Service::IngressConsumer),
                 snapshot: url(Service::SnapshotProjection),
                 health: url(Service::HealthProjection),
+                reactions: url(Service::Reactions),
             },
         };
         let context = Context::new("gateway", self.vhost.clone());

@@ -1,12 +1,13 @@
-//! `Retry-After`: how long a provider wants to be left in peace.
+//! `Retry-After`: how long a server wants to be left in peace.
 
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use tokio_tungstenite::tungstenite::http::{HeaderMap, header};
+use reqwest::header::{self, HeaderMap};
 
-/// `Retry-After`, in seconds (some providers send fractions) or as a date.
-pub(crate) fn retry_after(headers: &HeaderMap, now: DateTime<Utc>) -> Option<Duration> {
+/// `Retry-After`, in seconds (some servers send fractions) or as a date; none for a date that has passed.
+#[must_use]
+pub fn retry_after(headers: &HeaderMap, now: DateTime<Utc>) -> Option<Duration> {
     let text = headers.get(header::RETRY_AFTER)?.to_str().ok()?;
     if let Ok(seconds) = text.trim().parse::<f64>() {
         return Duration::try_from_secs_f64(seconds).ok();
@@ -17,7 +18,7 @@ pub(crate) fn retry_after(headers: &HeaderMap, now: DateTime<Utc>) -> Option<Dur
 
 #[cfg(test)]
 mod tests {
-    use tokio_tungstenite::tungstenite::http::HeaderValue;
+    use reqwest::header::HeaderValue;
 
     use super::*;
 
