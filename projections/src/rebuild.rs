@@ -143,7 +143,10 @@ pub(crate) async fn rebuild<P: Rebuilt>(
 }
 
 /// Takes the lock that keeps two rebuilds of one projection apart, for the life of the session.
-async fn lock(connection: &mut PgConnection, sets: &TableSets) -> Result<bool, sqlx::Error> {
+pub(crate) async fn lock(
+    connection: &mut PgConnection,
+    sets: &TableSets,
+) -> Result<bool, sqlx::Error> {
     sqlx::query_scalar!(
         r#"SELECT pg_try_advisory_lock(hashtextextended($1, 0)) AS "locked!""#,
         format!("headrace rebuild {}", sets.second)

@@ -7,10 +7,10 @@ use runtime::Context;
 use runtime::config::HttpConfig;
 use runtime::db;
 use serde_json::Value;
-use sqlx::PgPool;
+use sqlx::{Connection, PgPool};
 
 use crate::fixture::{self, eventually};
-use crate::rebuild::{RebuildArguments, Rebuilt};
+use crate::rebuild::{self, RebuildArguments, Rebuilt};
 use crate::running::{KIND, Running, applied, bus, pool};
 use crate::service_tests::{Relay, changed, get};
 use crate::snapshot::{self, SnapshotProjection};
@@ -273,16 +273,18 @@ async fn what_would_be_lost_is_not_switched_away_unasked() {
 async fn two_rebuilds_keep_out_of_each_others_way() {
     let running = Running::start(34).await;
     running.send(KIND, bus(1)).await;
-    let (first, second) = tokio::join!(
-        running.rebuild(RebuildArguments::default()),
-        running.rebuild(RebuildArguments::default())
+    // The other holds its lock for as long as its session lives.
+    let mut other = running.pool.acquire().await.unwrap().detach();
+    let sets = SnapshotProjection::SETS;
+    assert!(rebuild::lock(&mut other, &sets).await.unwrap());
+    let (_, refused) = running.rebuild(RebuildArguments::default()).await;
+    assert_eq!(
+        refused.unwrap_err().to_string(),
+        "another rebuild of snapshot is under way"
     );
-    let refused: Vec<_> = [first.1, second.1]
-        .into_iter()
-        .filter_map(Result::err)
-        .map(|error| error.to_string())
-        .collect();
-    assert_eq!(refused, ["another rebuild of snapshot is under way"]);
+    other.close().await.unwrap();
+    let (_, rebuilt) = running.rebuild(RebuildArguments::default()).await;
+    rebuilt.unwrap();
     running.applied_is("{[1,2)}").await;
     running.stop().await;
 }

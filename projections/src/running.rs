@@ -40,7 +40,7 @@ impl Running {
             http: HttpConfig::local(0),
             core: relay.core.config(),
             gaps: GapsConfig {
-                after: Duration::from_millis(300),
+                after: Duration::from_secs(1),
             },
             ..SnapshotConfig::default()
         };

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::backoff::Stopped;
 use crate::config::{self, Config};
@@ -177,12 +177,10 @@ where
     F: Future<Output = anyhow::Result<()>>,
 {
     let context = Context::new(name, instance_name());
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut signals = Signals::listen()?;
     let done = tokio::select! {
         done = command(context.clone(), config) => done,
-        _ = terminate.recv() => Err(Stopped.into()),
-        _ = interrupt.recv() => Err(Stopped.into()),
+        _ = signals.next() => Err(Stopped.into()),
     };
     // What the command began must end, but how the command went is what counts.
     let stopped = context.stop().await;
@@ -195,17 +193,15 @@ where
     F: Future<Output = anyhow::Result<()>>,
 {
     let context = Context::new(name, instance_name());
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut signals = Signals::listen()?;
     tracing::info!(service = name, instance = context.instance(), "starting");
     start(context.clone(), config).await?;
     tokio::select! {
-        _ = terminate.recv() => tracing::info!("asked to stop by SIGTERM"),
-        _ = interrupt.recv() => tracing::info!("asked to stop by SIGINT"),
+        signal = signals.next() => tracing::info!("asked to stop by {signal}"),
         () = context.stop_requested() => {}
     }
     let second_signal = async {
-        tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
+        signals.next().await;
         tracing::warn!("asked to stop again: letting go of what is in hand");
         context.letting_go().cancel();
         std::future::pending::<()>().await;
@@ -216,6 +212,29 @@ where
     }
     tracing::info!(service = name, "stopped");
     Ok(())
+}
+
+/// The signals that ask a process to stop.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn listen() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    /// Waits for one, and names it.
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
 }
 
 /// The instance's name: the host's, which is the pod's in Kubernetes, and the process id.
