@@ -202,6 +202,12 @@ pub(crate) fn is_missing_table(error: &sqlx::Error) -> bool {
     db::has_state(error, &["42P01", "3F000"])
 }
 
+/// Whether the same may work later: the database is away, or a table is to be filled anew first, which the
+/// worker says.
+pub(crate) fn is_passing(error: &sqlx::Error) -> bool {
+    is_missing_table(error) || db::disposition(error) == Disposition::Retry
+}
+
 /// Says that tables are missing, and what to do about it.
 pub(crate) fn missing(service: &str, tables: &Check, what: &dyn std::fmt::Display) {
     tables.down(what);

@@ -231,6 +231,7 @@ impl Projection for Health {
         "transition",
         "finding",
         "finding_head",
+        "judged_by",
         "checkpoint",
     ];
     type Change = Heard;

@@ -9,8 +9,7 @@
 
 use std::time::Duration;
 
-use runtime::db::{self, Disposition};
-use runtime::{Context, clock};
+use runtime::{Context, clock, db};
 use tokio::time::{Instant, MissedTickBehavior};
 
 use super::Health;
@@ -18,6 +17,7 @@ use super::freshness::Freshness;
 use super::judgement::Cause;
 use super::store::incident::{self, IncidentChange};
 use super::store::{vehicle, view};
+use crate::applier::is_passing;
 use crate::metrics;
 
 /// Counting reads every vehicle's row, so it is done less often than sweeping.
@@ -42,9 +42,9 @@ pub(super) async fn run(health: &Health, every: Duration, context: &Context) -> 
     while stop.run_until_cancelled(ticks.tick()).await.is_some() {
         match stop.run_until_cancelled(sweeper.sweep()).await {
             None | Some(Ok(())) => {}
-            Some(Err(error)) if db::disposition(&error) == Disposition::Retry => tracing::warn!(
+            Some(Err(error)) if is_passing(&error) => tracing::warn!(
                 error = %runtime::telemetry::chain(&error),
-                "the database is away; freshness stands still"
+                "the database is away or a table is missing; freshness stands still"
             ),
             Some(Err(error)) => return Err(error.into()),
         }

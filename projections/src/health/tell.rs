@@ -11,15 +11,15 @@ use std::time::Duration;
 use anyhow::Context as _;
 use reqwest::{Client, StatusCode, Url};
 use runtime::backoff::Backoff;
-use runtime::db::{self, Disposition};
 use runtime::http::Problem;
-use runtime::{Context, telemetry};
+use runtime::{Context, db, telemetry};
 use shared_model::log::{SourceEvents, SourceState};
 use sqlx::PgPool;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::store::finding;
+use crate::applier::is_passing;
 use crate::core_config::CoreConfig;
 use crate::metrics;
 
@@ -56,9 +56,7 @@ pub(super) async fn run(
                     return Ok(());
                 }
             }
-            Some(Err(TellError::Database(error)))
-                if db::disposition(&error) != Disposition::Retry =>
-            {
+            Some(Err(TellError::Database(error))) if !is_passing(&error) => {
                 return Err(error.into());
             }
             Some(Err(error)) => {

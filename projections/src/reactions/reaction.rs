@@ -25,6 +25,7 @@ use shared_model::topology::Subscriber;
 use sqlx::{PgConnection, PgPool};
 use tracing::Instrument;
 
+use crate::applier::is_passing;
 use crate::batch::Unreadable;
 use crate::metrics;
 
@@ -146,7 +147,12 @@ impl<R: Reaction> Worker<'_, R> {
                 }
                 Some(Err(error)) => error,
             };
-            match (db::disposition(&error), part) {
+            let disposition = if is_passing(&error) {
+                Disposition::Retry
+            } else {
+                db::disposition(&error)
+            };
+            match (disposition, part) {
                 (Disposition::Fatal, _) => return Err(error).context(R::NAME),
                 (Disposition::Poison, [event]) => {
                     tracing::error!(

@@ -12,8 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use runtime::backoff::Backoff;
-use runtime::db::{self, Disposition};
-use runtime::{Context, clock, telemetry};
+use runtime::{Context, clock, db, telemetry};
 use sqlx::PgPool;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
@@ -25,6 +24,7 @@ use super::config::WebhooksConfig;
 use super::schedule::{self, Next};
 use super::store::delivery::Status;
 use super::store::sending::{self, Claimed, Record, Recorded, Room};
+use crate::applier::is_passing;
 use crate::metrics;
 
 /// What calls need.
@@ -53,7 +53,7 @@ impl Sender {
                         calls.begin(&sender, claimed);
                     }
                 }
-                Err(error) if db::disposition(&error) == Disposition::Retry => tracing::warn!(
+                Err(error) if is_passing(&error) => tracing::warn!(
                     error = %telemetry::chain(&error),
                     "the database is away; webhooks wait"
                 ),
@@ -144,7 +144,7 @@ impl Sender {
                 }
                 Some(Err(error)) => error,
             };
-            if db::disposition(&error) != Disposition::Retry {
+            if !is_passing(&error) {
                 return Err(error.into());
             }
             tracing::warn!(

@@ -3,13 +3,13 @@
 
 use std::future::Future;
 
-use runtime::db::{self, Disposition};
 use runtime::{Context, telemetry};
 use sqlx::PgPool;
 use tokio::time::MissedTickBehavior;
 
 use super::config::DeliveriesConfig;
 use super::store::{CHUNK, upkeep};
+use crate::applier::is_passing;
 use crate::metrics;
 
 /// Looks after the tables until the service stops.
@@ -24,7 +24,7 @@ pub(super) async fn run(
     while stop.run_until_cancelled(ticks.tick()).await.is_some() {
         match stop.run_until_cancelled(sweep(pool, config)).await {
             None | Some(Ok(())) => {}
-            Some(Err(error)) if db::disposition(&error) == Disposition::Retry => tracing::warn!(
+            Some(Err(error)) if is_passing(&error) => tracing::warn!(
                 error = %telemetry::chain(&error),
                 "the database is away; nothing is forgotten"
             ),

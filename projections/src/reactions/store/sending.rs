@@ -73,7 +73,8 @@ pub(in crate::reactions) async fn claim(
                 FOR UPDATE SKIP LOCKED
             ) AS found
             WHERE endpoint.enabled AND endpoint.removed_at IS NULL
-            ORDER BY found.due_at
+            -- Those that fail take what room the others leave.
+            ORDER BY endpoint.failing_since IS NOT NULL, found.due_at
             LIMIT $4
         )
         UPDATE reactions.delivery
@@ -139,7 +140,31 @@ pub(in crate::reactions) async fn record(
     record: &Record,
     disable_after: Duration,
 ) -> Result<Recorded, sqlx::Error> {
-    let standing = standing(connection, claimed.endpoint, record.next, disable_after).await?;
+    let known = sqlx::query!(
+        "
+        SELECT endpoint.url, endpoint.enabled
+        FROM reactions.delivery
+        JOIN reactions.endpoint ON endpoint.id = delivery.endpoint
+        WHERE delivery.id = $1 AND delivery.claim = $2
+        ",
+        claimed.id,
+        claimed.claim,
+    )
+    .fetch_optional(&mut *connection)
+    .await?;
+    let Some(known) = known else {
+        return Ok(Recorded::TakenOver);
+    };
+    // What another URL answered says nothing of the one that is there now.
+    let is_about_it = known.url == claimed.url;
+    let standing = if is_about_it {
+        standing(connection, claimed.endpoint, record.next, disable_after).await?
+    } else {
+        Standing {
+            enabled: known.enabled,
+            too_long: false,
+        }
+    };
     let (status, wait) = match record.next {
         Next::Done => (Status::Succeeded, Duration::ZERO),
         Next::GiveUp | Next::Gone => (Status::Failed, Duration::ZERO),
@@ -184,7 +209,7 @@ pub(in crate::reactions) async fn record(
     .execute(&mut *connection)
     .await?;
     let reason = match record.next {
-        Next::Gone => Some(DisabledReason::Gone),
+        Next::Gone if is_about_it => Some(DisabledReason::Gone),
         Next::Retry(_) | Next::GiveUp if standing.too_long => Some(DisabledReason::Failing),
         _ => None,
     };
