@@ -78,8 +78,11 @@ BEGIN
     END IF;
     EXECUTE format(
         'UPDATE core.shard_head AS head SET first_offset = gone.last_offset + 1
-         FROM (SELECT shard, max(log_offset) AS last_offset FROM core.%I GROUP BY shard) AS gone
-         WHERE gone.shard = head.shard AND head.first_offset <= gone.last_offset', name);
+         FROM core.shard_head AS of,
+              -- One look into the primary key for each shard: everybody waits meanwhile.
+              LATERAL (SELECT log_offset AS last_offset FROM core.%I
+                       WHERE shard = of.shard ORDER BY log_offset DESC LIMIT 1) AS gone
+         WHERE of.shard = head.shard AND head.first_offset <= gone.last_offset', name);
     EXECUTE format('ALTER TABLE core.event_log DETACH PARTITION core.%I', name);
     EXECUTE format('DROP TABLE core.%I', name);
     RETURN true;

@@ -62,8 +62,7 @@ CREATE TABLE core.session_source (
 
 CREATE INDEX session_source_of_connection ON core.session_source (connection, session);
 
--- Whether anything that the publisher has read is neither confirmed by the broker nor lost: it is in its
--- window or in its spool.
+-- Whether frames wait in the publisher's spool: they will come.
 ALTER TABLE core.publisher ADD COLUMN holding boolean NOT NULL DEFAULT false;
 
 -- How many numbers there are.

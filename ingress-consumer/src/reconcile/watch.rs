@@ -26,9 +26,10 @@ pub async fn look(
     workspace: Option<&str>,
     patience: Duration,
 ) -> Result<Report, StoreError> {
-    // The queues first: what leaves them meanwhile is in the tables, or was sent a moment ago.
+    // Along the way that frames go, so that what moves on meanwhile is seen at least once.
+    let in_spools = session_source::holding(&mut *pool.acquire().await?).await?;
     let in_queues = waiting(pool, queues).await?;
-    let (ledger, at) = db::in_tx(pool, "reconcile", |mut tx| async move {
+    let (mut ledger, at) = db::in_tx(pool, "reconcile", |mut tx| async move {
         let at = ledger::begin(&mut tx).await?;
         let read = Ledger {
             accounts: ledger::accounts(&mut tx, workspace).await?,
@@ -43,6 +44,11 @@ pub async fn look(
         Ok::<_, StoreError>((tx, (read, at)))
     })
     .await?;
+    let emptied = in_spools
+        .into_iter()
+        .filter(|instance| !ledger.holding.contains(instance));
+    let emptied: Vec<_> = emptied.collect();
+    ledger.holding.extend(emptied);
     let patience = TimeDelta::from_std(patience).unwrap_or(TimeDelta::MAX);
     Ok(reconcile(&ledger, at, patience))
 }
@@ -52,8 +58,10 @@ async fn waiting(pool: &PgPool, queues: &Queues) -> Result<Option<u64>, StoreErr
     let (Some(link), Some(installation)) = (queues.get(), installation) else {
         return Ok(None);
     };
-    let names = (0..installation.partitions).map(topology::ingress_queue);
-    Ok(link.waiting(&names.collect::<Vec<_>>()).await)
+    let partitions = (0..installation.partitions).map(topology::ingress_queue);
+    let dead = topology::DEAD_LETTER_QUEUE.to_owned();
+    let names: Vec<_> = partitions.chain([dead]).collect();
+    Ok(link.waiting(&names).await)
 }
 
 /// Shows in the metrics whether everything adds up, until the service is asked to stop.

@@ -94,7 +94,7 @@ impl Worker {
         while !give_up.is_cancelled() {
             let turn = async {
                 if !is_prepared {
-                    self.blocked = self.read_blocked().await?;
+                    self.prepare().await?;
                     is_prepared = true;
                 }
                 self.turn().await
@@ -106,11 +106,15 @@ impl Worker {
                 }
                 Ok(Turn::Wait) => {}
                 Ok(Turn::GivenUp) | Err(RelayError::Stopped(_)) => break,
-                Err(RelayError::Store(error)) if error.is_passing() => tracing::warn!(
-                    shard = self.shard,
-                    error = %runtime::telemetry::chain(&error),
-                    "relaying waits for the database"
-                ),
+                Err(RelayError::Store(error)) if error.is_passing() => {
+                    // What was to be written down may have been, and only the answer was lost.
+                    is_prepared = false;
+                    tracing::warn!(
+                        shard = self.shard,
+                        error = %runtime::telemetry::chain(&error),
+                        "relaying waits for the database"
+                    );
+                }
                 Err(error) => return Err(error),
             }
             if backoff.wait(&give_up).await.is_err() {
@@ -121,14 +125,26 @@ impl Worker {
         Ok(())
     }
 
+    /// Takes what is stored for the truth.
+    async fn prepare(&mut self) -> Result<(), StoreError> {
+        self.blocked = self.read_blocked().await?;
+        let mut pg = self.shared.pool.acquire().await?;
+        let stored = relay::checkpoint(&mut pg, self.shard).await?;
+        // Another relay that has moved it further has the shard now, and the next write says so.
+        self.settled = self.settled.max(stored);
+        Ok(())
+    }
+
     async fn turn(&mut self) -> Result<Turn, RelayError> {
         // Asked to let go while the broker is away, nothing is at stake: the log has it all.
         let lane = Lane::open(&self.shared.link, &self.hold.give_up).await?;
         if self.search_to > self.settled {
             return self.search(lane).await;
         }
+        let before = self.settled;
         let (end, settled) = Stream::new(self, &lane).run().await?;
-        let progressed = settled > std::mem::replace(&mut self.settled, settled);
+        self.settled = settled;
+        let progressed = settled > before;
         Ok(match end {
             End::GivenUp => Turn::GivenUp,
             End::Lost if !progressed => Turn::Wait,

@@ -85,7 +85,9 @@ pub async fn block(
          FROM UNNEST($2::bigint[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[],
                      $8::timestamptz[], $9::text[], $10::text[])
               AS new (log_offset, subject_key, workspace, event_type, subject, traceparent, logged_at,
-                      data, reason)",
+                      data, reason)
+         -- The answer to the commit before may have been lost.
+         ON CONFLICT (shard, log_offset) DO NOTHING",
         shard as i32,
         &offsets,
         &keys,

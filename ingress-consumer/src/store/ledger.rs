@@ -137,8 +137,9 @@ pub async fn shards(pg: &mut PgConnection) -> Result<Vec<ShardAccount>, StoreErr
                   ) AS waiting_since,
                   ARRAY(
                       SELECT unnest(
-                          int8multirange(int8range(min(log_offset), h.last_offset + 1))
-                          - range_agg(int8range(log_offset, log_offset + 1))
+                          int8multirange(int8range(
+                              GREATEST(h.first_offset, h.last_offset - $1 + 1), h.last_offset + 1))
+                          - COALESCE(range_agg(int8range(log_offset, log_offset + 1)), '{}')
                       )
                       FROM core.event_log
                       WHERE shard = h.shard AND log_offset >= h.first_offset

@@ -75,11 +75,26 @@ pub async fn announce(
     )
     .fetch_one(&mut *pg)
     .await?;
-    // Two relays may find the same one: the second waits for the first and finds nothing.
-    sqlx::query!("DELETE FROM core.relay WHERE lease_until < now()")
-        .execute(pg)
-        .await?;
+    // Two relays may find one another: neither waits for what the other has locked.
+    sqlx::query!(
+        "DELETE FROM core.relay
+         WHERE relay IN (SELECT relay FROM core.relay WHERE lease_until < now()
+                         FOR UPDATE SKIP LOCKED)",
+    )
+    .execute(pg)
+    .await?;
     Ok(is_new)
+}
+
+/// How far a shard is relayed.
+pub async fn checkpoint(pg: &mut PgConnection, shard: u32) -> Result<u64, sqlx::Error> {
+    let offset = sqlx::query_scalar!(
+        "SELECT log_offset FROM core.relay_checkpoint WHERE shard = $1",
+        shard as i32,
+    )
+    .fetch_one(pg)
+    .await?;
+    Ok(unsigned(offset))
 }
 
 /// The relays that run.

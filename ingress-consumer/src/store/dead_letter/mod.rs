@@ -123,8 +123,10 @@ pub async fn keep(
              replayed_at = NULL
          -- Without a time, the death of one that was not replayed is the one that is known.
          WHERE EXCLUDED.died_at > known.died_at
+            -- The broker tells whole seconds.
             OR (known.replayed_at IS NOT NULL
-                AND (EXCLUDED.died_at IS NULL OR known.died_at IS NULL))
+                AND (EXCLUDED.died_at IS NULL OR known.died_at IS NULL
+                     OR EXCLUDED.died_at >= date_trunc('second', known.replayed_at)))
          RETURNING id",
         &text(|l| &l.identity),
         &text(|l| &l.routing_key),
