@@ -22,7 +22,10 @@ use shared_model::control::{Assignment, StreamAssignment};
 use tokio::net::TcpListener;
 
 /// The most that a socket may cost, in bytes of resident memory.
-const BAR: u64 = 32 * 1024;
+const BAR: u64 = 30 * 1024;
+/// What all of them may cost together besides, such as what 256 connects at once leave with the allocator:
+/// with 10,000 sockets less than 2 KiB each.
+const FIXED: u64 = 16 * 1024 * 1024;
 /// The longest that it may take until all are subscribed.
 const SUBSCRIBED_WITHIN: Duration = Duration::from_mins(1);
 /// The name of the test that is the provider's process.
@@ -212,13 +215,14 @@ async fn an_idle_socket_costs_little() {
         sockets,
     )
     .await;
-    let each = resident().saturating_sub(before) / sockets;
+    let all = resident().saturating_sub(before);
+    let each = all / sockets;
     println!("{sockets} sockets: {each} bytes each, all subscribed after {took:.1?}");
     assert_eq!(
         metric("headrace_publisher_streams", r#"state="subscribed""#),
         sockets
     );
-    assert!(each <= BAR, "{each} bytes each");
+    assert!(all <= BAR * sockets + FIXED, "{each} bytes each");
     assert!(took <= SUBSCRIBED_WITHIN, "{took:?}");
     drop(provider);
     context.letting_go().cancel();
