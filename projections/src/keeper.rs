@@ -1,5 +1,5 @@
 //! What knows how far a projection is, tells the core, and fetches from the core's log what does not
-//! arrive.
+//! arrive. What the log no longer holds is made up for by the core's state.
 //!
 //! While the core or the database is away nothing is known and nothing is fetched; everything goes on
 //! by itself afterwards. Replicas may fetch the same events: what is applied twice changes nothing.
@@ -19,6 +19,7 @@ use crate::applier::{Applied, Applier, is_missing_table, missing};
 use crate::batch::fold;
 use crate::checkpoint;
 use crate::core_log::{CoreError, CoreLog};
+use crate::fill::Filler;
 use crate::gap::{Due, Gaps};
 use crate::gaps_config::GapsConfig;
 use crate::metrics;
@@ -164,10 +165,12 @@ impl<'a, P: Projection> Keeper<'a, P> {
         measure::<P>(&applied, &log);
         let is_idle = self.activity.is_idle_for(LOOK_EVERY.min(self.config.after));
         let (now, mut next) = (Instant::now(), Next::Wait);
+        let mut has_lost = false;
         for shard in &log.shards {
             let of = applied.of(shard.shard);
             let due = self.gaps.look(of, shard, is_idle, now, self.config.after);
             self.tell_lost(shard, &due);
+            has_lost |= !due.lost.is_empty();
             for range in due.fetch {
                 let (start, end) = range.into_inner();
                 let most = end.min(start.saturating_add(FETCH_MOST - 1));
@@ -176,7 +179,42 @@ impl<'a, P: Projection> Keeper<'a, P> {
                 }
             }
         }
+        if has_lost {
+            self.fill().await;
+        }
         Ok(next)
+    }
+
+    /// Makes up for events that the log no longer holds: what the core knows now holds their effect. If it
+    /// cannot be had, the next look tries again.
+    async fn fill(&self) {
+        let projection = self.applier.projection;
+        let filling = async {
+            let filler = Filler {
+                applier: Applier { ..*self.applier },
+                core: self.core,
+                say: &|line| tracing::info!(projection = P::NAME, "{line}"),
+            };
+            let known = &filler.read_state().await?;
+            db::in_tx(projection.pool(), P::TRANSACTION, |mut tx| async move {
+                checkpoint::hold(&mut tx, projection.schema()).await?;
+                checkpoint::record(&mut tx, projection.schema(), known).await?;
+                Ok::<_, sqlx::Error>((tx, ()))
+            })
+            .await?;
+            Ok::<_, anyhow::Error>(())
+        };
+        match filling.await {
+            Ok(()) => tracing::info!(
+                projection = P::NAME,
+                "the core's state stands in for the events that were lost"
+            ),
+            Err(error) => tracing::warn!(
+                projection = P::NAME,
+                error = format!("{error:#}"),
+                "the core's state cannot be read; it is tried again"
+            ),
+        }
     }
 
     /// What was applied; none while a table is missing.
@@ -238,7 +276,7 @@ impl<'a, P: Projection> Keeper<'a, P> {
         }
     }
 
-    /// Says, once, what can only be had by filling the tables anew.
+    /// Says, once, what only the core's state can make up for.
     fn tell_lost(&mut self, shard: &ShardState, due: &Due) {
         let lost = due.lost.iter().map(|of| of.end() - of.start() + 1).sum();
         metrics::lost(P::NAME, shard.shard, lost);
@@ -246,14 +284,12 @@ impl<'a, P: Projection> Keeper<'a, P> {
         if due.lost.is_empty() || known.is_some_and(|known| known == due.lost) {
             return;
         }
-        let service = self.applier.context.service();
         tracing::error!(
             projection = P::NAME,
             shard = shard.shard,
             events = lost,
             offsets = ?due.lost,
-            "events were never applied and the log no longer holds them; fill the tables from the core's \
-             state (`{service} --help` lists the command)"
+            "events were never applied and the log no longer holds them; the core's state is read instead"
         );
     }
 }
