@@ -16,6 +16,9 @@ const ASK_AGAIN: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_secs(40);
 /// How long to wait for what is late, unless somebody says so.
 const USUAL_WAIT: Duration = Duration::from_secs(10);
+/// For how long something has to seem missing: what a core has in hand is in no queue's count, and is committed
+/// soon.
+const CONFIRMING: Duration = Duration::from_secs(5);
 /// What is late is no failure yet. 2 stands for wrong arguments.
 const LATE: u8 = 3;
 
@@ -31,7 +34,7 @@ pub struct ReconcileArguments {
     #[arg(long)]
     json: bool,
     /// Ask again for so long, such as 30s, until everything adds up [default: 10s while something is only
-    /// late].
+    /// late, 5s while something seems to be missing].
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     wait: Option<Duration>,
 }
@@ -80,9 +83,9 @@ async fn run(arguments: ReconcileArguments) -> anyhow::Result<Verdict> {
 /// For how long to ask again in all: while a system works, something is on its way at most times.
 fn patience(asked: Option<Duration>, verdict: Verdict) -> Duration {
     match (verdict, asked) {
-        // What is missing does not come by itself.
-        (Verdict::Ok, _) | (Verdict::Missing, None) => Duration::ZERO,
+        (Verdict::Ok, _) => Duration::ZERO,
         (_, Some(asked)) => asked,
+        (Verdict::Missing, None) => CONFIRMING,
         (Verdict::Late, None) => USUAL_WAIT,
     }
 }
@@ -225,7 +228,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_late_is_waited_for_and_what_is_missing_only_if_asked() {
+    fn what_is_late_is_waited_for_and_what_seems_missing_is_confirmed() {
         let minute = Some(Duration::from_mins(1));
         assert_eq!(patience(minute, Verdict::Ok), Duration::ZERO);
         assert_eq!(patience(None, Verdict::Late), USUAL_WAIT);
@@ -233,7 +236,7 @@ mod tests {
             patience(Some(Duration::ZERO), Verdict::Late),
             Duration::ZERO
         );
-        assert_eq!(patience(None, Verdict::Missing), Duration::ZERO);
+        assert_eq!(patience(None, Verdict::Missing), CONFIRMING);
         assert_eq!(patience(minute, Verdict::Missing), Duration::from_mins(1));
     }
 

@@ -16,6 +16,9 @@ use crate::installation::Installation;
 use crate::metrics;
 use crate::store::{StoreError, ledger, session_source};
 
+/// For how long something has to seem missing.
+const CONFIRMING: Duration = Duration::from_secs(5);
+
 /// The way to the ingress queues, once the service has one.
 pub type Queues = Arc<OnceLock<Link>>;
 
@@ -53,6 +56,21 @@ pub async fn look(
     Ok(reconcile(&ledger, at, patience))
 }
 
+/// Looks again where something seems to be missing: what a core has in hand is in no queue's count, and
+/// is committed soon.
+async fn look_twice(
+    pool: &PgPool,
+    queues: &Queues,
+    patience: Duration,
+) -> Result<Report, StoreError> {
+    let report = look(pool, queues, None, patience).await?;
+    if !report.is_missing() {
+        return Ok(report);
+    }
+    tokio::time::sleep(CONFIRMING).await;
+    look(pool, queues, None, patience).await
+}
+
 async fn waiting(pool: &PgPool, queues: &Queues) -> Result<Option<u64>, StoreError> {
     let installation = Installation::read(&mut *pool.acquire().await?).await?;
     let (Some(link), Some(installation)) = (queues.get(), installation) else {
@@ -76,7 +94,7 @@ pub async fn run(
     let stop = context.stopping();
     let mut missing = false;
     while stop.run_until_cancelled(ticks.tick()).await.is_some() {
-        let looking = look(&pool, &queues, None, config.late_after);
+        let looking = look_twice(&pool, &queues, config.late_after);
         match stop.run_until_cancelled(looking).await {
             None => break,
             Some(Ok(report)) => {
