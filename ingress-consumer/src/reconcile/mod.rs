@@ -126,6 +126,36 @@ pub struct SubscriberAccount {
     pub waiting_since: Option<DateTime<Utc>>,
 }
 
+impl ShardAccount {
+    /// The account as of when `end` was the last offset: what was committed since is left out. A reader that
+    /// is ahead of the log stays so.
+    #[must_use]
+    pub fn up_to(self, end: u64) -> Self {
+        let (logged, end) = (self.logged, end.min(self.logged));
+        let cut = |offset: u64| {
+            if offset > logged {
+                offset
+            } else {
+                offset.min(end)
+            }
+        };
+        let subscriber = |of: SubscriberAccount| SubscriberAccount {
+            applied: cut(of.applied),
+            waiting_since: of.waiting_since.filter(|_| of.applied < end),
+            ..of
+        };
+        Self {
+            logged: end,
+            relayed: cut(self.relayed),
+            waiting_since: self
+                .waiting_since
+                .filter(|_| self.relayed < end || self.blocked > 0),
+            subscribers: self.subscribers.into_iter().map(subscriber).collect(),
+            ..self
+        }
+    }
+}
+
 impl Gap {
     /// Up to which number it has had time enough to arrive.
     fn overdue(&self, at: DateTime<Utc>, patience: TimeDelta) -> u64 {

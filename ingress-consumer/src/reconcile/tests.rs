@@ -169,6 +169,32 @@ fn shard() -> ShardAccount {
 }
 
 #[test]
+fn what_was_logged_since_is_left_out_and_what_is_ahead_stays_ahead() {
+    let subscriber = |applied| SubscriberAccount {
+        name: "snapshot".to_owned(),
+        applied,
+        waiting_since: Some(DateTime::UNIX_EPOCH),
+    };
+    let account = ShardAccount {
+        relayed: 9,
+        waiting_since: Some(DateTime::UNIX_EPOCH),
+        subscribers: [6, 8, 10, 12].map(subscriber).to_vec(),
+        ..shard()
+    };
+    let cut = account.clone().up_to(8);
+    assert_eq!((cut.logged, cut.relayed, cut.waiting_since), (8, 8, None));
+    let applied: Vec<_> = cut.subscribers.iter().map(|of| of.applied).collect();
+    assert_eq!(applied, [6, 8, 8, 12]);
+    let waits: Vec<_> = cut
+        .subscribers
+        .iter()
+        .map(|of| of.waiting_since.is_some())
+        .collect();
+    assert_eq!(waits, [true, false, false, false]);
+    assert_eq!(account.clone().up_to(99).logged, account.logged);
+}
+
+#[test]
 fn a_shard_is_late_where_events_wait_and_short_where_they_are_gone() {
     let behind = SubscriberAccount {
         name: "snapshot-projection".to_owned(),

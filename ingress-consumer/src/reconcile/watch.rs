@@ -1,7 +1,8 @@
 //! Looking whether everything adds up, when somebody asks and now and then.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use chrono::TimeDelta;
 use runtime::amqp::Link;
@@ -10,25 +11,35 @@ use runtime::{Context, db};
 use shared_model::topology;
 use sqlx::PgPool;
 
-use super::{Ledger, Report, reconcile};
+use super::{Ledger, Report, ShardAccount, reconcile};
 use crate::config::ReconcileConfig;
 use crate::installation::Installation;
 use crate::metrics;
-use crate::store::{StoreError, ledger, session_source};
+use crate::store::{StoreError, event_log, ledger, session_source, subscriber};
 
+/// How long events that were logged a moment ago may take to be published and applied. Subscribers tell how far
+/// they are once a second.
+const SETTLING: Duration = Duration::from_secs(4);
+/// How often to look meanwhile.
+const LOOK_AGAIN: Duration = Duration::from_millis(200);
 /// For how long something has to seem missing.
 const CONFIRMING: Duration = Duration::from_secs(5);
 
 /// The way to the ingress queues, once the service has one.
 pub type Queues = Arc<OnceLock<Link>>;
 
-/// Adds up what concerns `workspace`, or everything.
+/// Adds up what concerns `workspace`, or everything. Of the event log it is what stands in it now: while a system
+/// works, there is always something that is not applied yet.
 pub async fn look(
     pool: &PgPool,
     queues: &Queues,
     workspace: Option<&str>,
     patience: Duration,
 ) -> Result<Report, StoreError> {
+    let ends = match workspace {
+        Some(_) => BTreeMap::new(),
+        None => settled(pool).await?,
+    };
     // Along the way that frames go, so that what moves on meanwhile is seen at least once.
     let in_spools = session_source::holding(&mut *pool.acquire().await?).await?;
     let in_queues = waiting(pool, queues).await?;
@@ -47,6 +58,12 @@ pub async fn look(
         Ok::<_, StoreError>((tx, (read, at)))
     })
     .await?;
+    let shards = std::mem::take(&mut ledger.shards);
+    let up_to = |shard: ShardAccount| match ends.get(&shard.shard) {
+        Some(end) => shard.up_to(*end),
+        None => shard,
+    };
+    ledger.shards = shards.into_iter().map(up_to).collect();
     let emptied = in_spools
         .into_iter()
         .filter(|instance| !ledger.holding.contains(instance));
@@ -54,6 +71,30 @@ pub async fn look(
     ledger.holding.extend(emptied);
     let patience = TimeDelta::from_std(patience).unwrap_or(TimeDelta::MAX);
     Ok(reconcile(&ledger, at, patience))
+}
+
+/// Where the log ends now, by shard, once all of it is published and applied, or has had time enough for that.
+async fn settled(pool: &PgPool) -> Result<BTreeMap<u32, u64>, StoreError> {
+    let begun = Instant::now();
+    let mut ends = BTreeMap::new();
+    loop {
+        let mut pg = pool.acquire().await?;
+        let heads = event_log::heads(&mut pg).await?;
+        let places = subscriber::places(&mut pg, None).await?;
+        drop(pg);
+        if ends.is_empty() {
+            ends = heads.iter().map(|head| (head.shard, head.last)).collect();
+        }
+        let is_past = |shard: &u32, offset: u64| ends.get(shard).is_none_or(|end| offset >= *end);
+        let is_settled = heads.iter().all(|head| is_past(&head.shard, head.relayed))
+            && places
+                .iter()
+                .all(|place| is_past(&place.shard, place.applied));
+        if is_settled || begun.elapsed() >= SETTLING {
+            return Ok(ends);
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
 }
 
 /// Looks again where something seems to be missing: what a core has in hand is in no queue's count, and
