@@ -202,10 +202,18 @@ pub(crate) fn is_missing_table(error: &sqlx::Error) -> bool {
     db::has_state(error, &["42P01", "3F000"])
 }
 
-/// Whether the same may work later: the database is away, or a table is to be filled anew first, which the
-/// worker says.
+/// What to do about `error`: as for any database, but for a table that is to be filled anew first.
+pub(crate) fn disposition(error: &sqlx::Error) -> Disposition {
+    if is_missing_table(error) {
+        Disposition::Retry
+    } else {
+        db::disposition(error)
+    }
+}
+
+/// Whether the same may work later: the database is away, or a table is missing, which the worker says.
 pub(crate) fn is_passing(error: &sqlx::Error) -> bool {
-    is_missing_table(error) || db::disposition(error) == Disposition::Retry
+    disposition(error) == Disposition::Retry
 }
 
 /// Says that tables are missing, and what to do about it.

@@ -25,7 +25,7 @@ use shared_model::topology::Subscriber;
 use sqlx::{PgConnection, PgPool};
 use tracing::Instrument;
 
-use crate::applier::is_passing;
+use crate::applier::disposition;
 use crate::batch::Unreadable;
 use crate::metrics;
 
@@ -147,12 +147,7 @@ impl<R: Reaction> Worker<'_, R> {
                 }
                 Some(Err(error)) => error,
             };
-            let disposition = if is_passing(&error) {
-                Disposition::Retry
-            } else {
-                db::disposition(&error)
-            };
-            match (disposition, part) {
+            match (disposition(&error), part) {
                 (Disposition::Fatal, _) => return Err(error).context(R::NAME),
                 (Disposition::Poison, [event]) => {
                     tracing::error!(
