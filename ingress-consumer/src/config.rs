@@ -22,6 +22,17 @@ pub use reconcile::ReconcileConfig;
 pub use relay::{RelayConfig, RelaySettings};
 
 const DAY: Duration = Duration::from_hours(24);
+
+/// Adds which of `values`, by key, PostgreSQL could not count up to, or are 0.
+fn counts(problems: &mut Problems, values: &[(&str, u64)]) {
+    let most = u64::from(u32::MAX) << 16;
+    for (key, value) in values {
+        if !(1..=most).contains(value) {
+            problems.add(key, value, "write 1 or more");
+        }
+    }
+}
+
 const PARTITIONS: u32 = 4;
 const PARTITION_MAX_BYTES: u64 = 256 * 1024 * 1024;
 

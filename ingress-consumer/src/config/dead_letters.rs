@@ -5,7 +5,7 @@ use std::time::Duration;
 use runtime::config::Problems;
 use serde::{Deserialize, Serialize};
 
-use super::DAY;
+use super::{DAY, counts};
 
 /// How long and how much is kept of what the broker gave up.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
@@ -42,15 +42,13 @@ impl DeadLettersConfig {
                 "write a duration from 1s to 3650days",
             );
         }
-        let most = u64::from(u32::MAX) << 16;
-        for (key, value) in [
-            ("dead_letters.max_rows", self.max_rows),
-            ("dead_letters.max_bytes", self.max_bytes),
-        ] {
-            if !(1..=most).contains(&value) {
-                problems.add(key, &value, "write 1 or more");
-            }
-        }
+        counts(
+            problems,
+            &[
+                ("dead_letters.max_rows", self.max_rows),
+                ("dead_letters.max_bytes", self.max_bytes),
+            ],
+        );
     }
 }
 

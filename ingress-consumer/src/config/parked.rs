@@ -5,7 +5,7 @@ use std::time::Duration;
 use runtime::config::Problems;
 use serde::{Deserialize, Serialize};
 
-use super::DAY;
+use super::{DAY, counts};
 
 /// How long and how much is kept of what cannot be interpreted.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
@@ -59,16 +59,14 @@ impl ParkedConfig {
                 "write a duration from 10ms to 1day",
             );
         }
-        let most = u64::from(u32::MAX) << 16;
-        for (key, value) in [
-            ("parked.max_rows", self.max_rows),
-            ("parked.max_bytes", self.max_bytes),
-            ("parked.copies", u64::from(self.copies)),
-        ] {
-            if !(1..=most).contains(&value) {
-                problems.add(key, &value, "write 1 or more");
-            }
-        }
+        counts(
+            problems,
+            &[
+                ("parked.max_rows", self.max_rows),
+                ("parked.max_bytes", self.max_bytes),
+                ("parked.copies", u64::from(self.copies)),
+            ],
+        );
     }
 }
 

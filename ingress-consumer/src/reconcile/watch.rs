@@ -1,6 +1,6 @@
 //! Looking whether everything adds up, when somebody asks and now and then.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -64,11 +64,8 @@ pub async fn look(
         None => shard,
     };
     ledger.shards = shards.into_iter().map(up_to).collect();
-    let emptied = in_spools
-        .into_iter()
-        .filter(|instance| !ledger.holding.contains(instance));
-    let emptied: Vec<_> = emptied.collect();
-    ledger.holding.extend(emptied);
+    let holding: BTreeSet<_> = ledger.holding.drain(..).chain(in_spools).collect();
+    ledger.holding = holding.into_iter().collect();
     let patience = TimeDelta::from_std(patience).unwrap_or(TimeDelta::MAX);
     Ok(reconcile(&ledger, at, patience))
 }
