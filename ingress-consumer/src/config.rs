@@ -10,6 +10,7 @@ mod relay;
 
 use std::time::Duration;
 
+use runtime::access::AccessConfig;
 use runtime::config::{AmqpConfig, BatchLimit, Config, DatabaseConfig, HttpConfig, Problems};
 use serde::{Deserialize, Serialize};
 
@@ -46,6 +47,8 @@ pub struct ConsumerConfig {
     pub database: DatabaseConfig,
     /// The control API.
     pub http: ConsumerHttp,
+    /// Who may use the APIs.
+    pub access: AccessConfig,
     /// The ingress queue's shape, fixed at the installation's first start.
     pub ingress: IngressConfig,
     /// How batches are taken from the queue.
@@ -191,6 +194,7 @@ impl OwnershipConfig {
 impl Config for ConsumerConfig {
     fn validate(&self, problems: &mut Problems) {
         self.amqp.validate(problems);
+        self.access.validate(problems);
         self.database.validate(problems);
         if let Some(partitions) = self.ingress.partitions
             && !(1..=1024).contains(&partitions)

@@ -24,8 +24,10 @@ pub mod sweep;
 pub mod upkeep;
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
+use runtime::access::{Access, NoKeys};
 use runtime::amqp::{Link, Publisher};
 use runtime::backoff::Backoff;
 use runtime::{Context, db, http};
@@ -66,7 +68,8 @@ pub async fn start(context: Context, config: ConsumerConfig) -> anyhow::Result<S
         .merge(reconcile)
         .merge(control::log_routes(pool.clone()))
         .merge(intake.routes());
-    let address = http::serve(&context, &config.http.0, routes).await?;
+    let access = Access::new(&config.access, Arc::new(NoKeys));
+    let address = http::serve(&context, &config.http.0, &access, routes.into()).await?;
     let worker = context.clone();
     let prepared = context.readiness().add("schema");
     context.spawn("core", async move {

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use reqwest::Url;
+use runtime::access::AccessConfig;
 use runtime::config::{AmqpConfig, Config, HttpConfig, Problems};
 use runtime::outbound;
 use serde::{Deserialize, Serialize};
@@ -30,6 +31,8 @@ pub struct PublisherConfig {
     pub amqp: AmqpConfig,
     /// The publisher's own HTTP server.
     pub http: HttpConfig,
+    /// Who may use the APIs.
+    pub access: AccessConfig,
     /// The core, which says what to read.
     pub core: CoreConfig,
     /// The providers' websockets.
@@ -126,6 +129,7 @@ impl Default for PublisherConfig {
         Self {
             amqp: AmqpConfig::default(),
             http: HttpConfig::local(8080),
+            access: AccessConfig::default(),
             core: CoreConfig {
                 url: "http://127.0.0.1:8081".to_owned(),
                 heartbeat: Duration::from_secs(5),
@@ -162,6 +166,7 @@ impl Default for PublisherConfig {
 
 impl Config for PublisherConfig {
     fn validate(&self, problems: &mut Problems) {
+        self.access.validate(problems);
         self.amqp.validate(problems);
         self.core.validate(problems);
         self.stream.validate(problems);

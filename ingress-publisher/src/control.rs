@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use reqwest::{Client, Response, StatusCode, Url};
+use runtime::access::InternalToken;
 use runtime::http::Problem;
 use shared_model::control::{Assignment, Heartbeat};
 use uuid::Uuid;
@@ -46,7 +47,7 @@ impl CoreError {
 
 impl Core {
     /// The core whose API is at `base`, as seen by the publisher called `instance`.
-    pub(crate) fn new(base: &str, instance: &str) -> anyhow::Result<Self> {
+    pub(crate) fn new(base: &str, instance: &str, token: &InternalToken) -> anyhow::Result<Self> {
         let mut address = Url::parse(base).context("core.url is no URL")?;
         address
             .path_segments_mut()
@@ -55,7 +56,11 @@ impl Core {
             .pop_if_empty()
             .extend(["internal", "v1", "publishers", instance]);
         // The core is a neighbour: a proxy for the way out does not lead to it.
-        let client = Client::builder().timeout(ANSWER_LIMIT).no_proxy().build()?;
+        let client = Client::builder()
+            .timeout(ANSWER_LIMIT)
+            .no_proxy()
+            .default_headers(token.headers()?)
+            .build()?;
         Ok(Self { client, address })
     }
 
@@ -93,13 +98,16 @@ async fn accepted(answer: Response) -> Result<Response, CoreError> {
 
 #[cfg(test)]
 mod tests {
+    use runtime::access::AccessConfig;
+
     use super::*;
 
     #[test]
     fn the_instance_is_one_segment_of_the_path() {
         crate::testing::telemetry();
         for base in ["http://core:8081", "http://core:8081/"] {
-            let core = Core::new(base, "host/1").unwrap();
+            let core =
+                Core::new(base, "host/1", &InternalToken::of(&AccessConfig::default())).unwrap();
             assert_eq!(
                 core.address.as_str(),
                 "http://core:8081/internal/v1/publishers/host%2F1"

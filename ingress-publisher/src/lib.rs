@@ -56,6 +56,7 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use runtime::Context;
+use runtime::access::{Access, InternalToken, NoKeys};
 
 pub use api::StreamsPage;
 pub use config::{
@@ -85,10 +86,15 @@ pub async fn start(ctx: Context, config: PublisherConfig) -> anyhow::Result<Star
     metrics::begin();
     limits::raise_open_files();
     let streams = Streams::default();
-    let core = Core::new(&config.core.url, ctx.instance())?;
+    let core = Core::new(
+        &config.core.url,
+        ctx.instance(),
+        &InternalToken::of(&config.access),
+    )?;
     let outbound = Outbound::new(config.stream.extra_ca_file.as_ref())?;
     let routes = api::routes(ctx.instance().to_owned(), streams.clone());
-    let http = runtime::http::serve(&ctx, &config.http, routes).await?;
+    let access = Access::new(&config.access, Arc::new(NoKeys));
+    let http = runtime::http::serve(&ctx, &config.http, &access, routes.into()).await?;
     let spool = Arc::new(claim(&config).await?);
     let watch = spool_watch::run(
         ctx.stopping().clone(),

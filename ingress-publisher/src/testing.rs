@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::StreamExt;
+use runtime::access::AccessConfig;
 use runtime::clock;
 use runtime::telemetry::Output;
 use serde_json::json;
@@ -22,12 +23,16 @@ use crate::config::{PublisherConfig, SpoolConfig};
 use crate::lease::Lease;
 use crate::parcel::Parcel;
 
+/// By which the tests pass for another service.
+pub(crate) const INTERNAL_TOKEN: &str = "the-internal-token-of-the-tests";
+
 /// A configuration with short waits.
 pub(crate) fn config() -> PublisherConfig {
     // Before any metric is counted: what is counted earlier shows in none.
     telemetry();
     let mut config = PublisherConfig::default();
     config.http.listen.set_port(0);
+    config.access = AccessConfig::internal(INTERNAL_TOKEN);
     config.core.heartbeat = Duration::from_millis(50);
     config.stream.backoff_min = Duration::from_millis(10);
     config.stream.backoff_max = Duration::from_millis(50);

@@ -120,7 +120,12 @@ impl Setup {
     async fn get(&self, path: &str) -> reqwest::Response {
         let client = reqwest::Client::builder().no_proxy().build().unwrap();
         let url = format!("http://{}{path}", self.http);
-        client.get(url).send().await.unwrap()
+        client
+            .get(url)
+            .bearer_auth(testing::INTERNAL_TOKEN)
+            .send()
+            .await
+            .unwrap()
     }
 
     async fn streams(&self) -> Vec<StreamReport> {

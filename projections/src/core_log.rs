@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use bytes::{Buf, Bytes, BytesMut};
 use reqwest::{Client, Response, StatusCode, Url};
+use runtime::access::InternalToken;
 use serde::de::DeserializeOwned;
 use shared_model::event::CONTENT_TYPE;
 use shared_model::log::{LogState, Progress, StatePage};
@@ -63,7 +64,7 @@ pub(crate) struct CoreLog {
 
 impl CoreLog {
     /// The API of the core at `base`.
-    pub(crate) fn new(base: &str) -> anyhow::Result<Self> {
+    pub(crate) fn new(base: &str, token: &InternalToken) -> anyhow::Result<Self> {
         let mut base = Url::parse(base).context("core.url is no URL")?;
         base.path_segments_mut()
             .ok()
@@ -75,6 +76,7 @@ impl CoreLog {
             .connect_timeout(CONNECT_LIMIT)
             .read_timeout(SILENCE_LIMIT)
             .no_proxy()
+            .default_headers(token.headers()?)
             .build()?;
         Ok(Self { client, base })
     }

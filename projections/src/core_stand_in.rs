@@ -65,7 +65,7 @@ impl CoreStandIn {
             .route("/internal/v1/sources/health/events", post(take_found))
             .with_state(Arc::clone(&log));
         let context = runtime::Context::new("core", "stand-in");
-        let address = http::serve(&context, &HttpConfig::local(0), routes).await;
+        let address = http::serve_open(&context, &HttpConfig::local(0), routes).await;
         let url = format!("http://{}", address.unwrap());
         Self {
             context,

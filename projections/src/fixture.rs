@@ -13,6 +13,8 @@ use runtime::telemetry;
 use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool};
 use tokio::runtime::{Handle, Runtime};
 
+/// By which the tests pass for another service.
+pub(crate) const INTERNAL_TOKEN: &str = "the-internal-token-of-the-tests";
 static NEXT: AtomicU32 = AtomicU32::new(0);
 static SERVERS: LazyLock<Servers> = LazyLock::new(|| {
     // A runtime of their own: those of the tests end with the tests.

@@ -1,6 +1,7 @@
 //! Checkpoints and gaps, from the broker and the core's log to the tables.
 
 use runtime::Context;
+use runtime::access::AccessConfig;
 use runtime::config::HttpConfig;
 use serde_json::Value;
 use shared_model::event::EventType;
@@ -127,6 +128,7 @@ async fn health_has_a_checkpoint_too() {
         amqp,
         database: fixture::database(&health::MIGRATIONS).await,
         http: HttpConfig::local(0),
+        access: AccessConfig::internal(fixture::INTERNAL_TOKEN),
         core: relay.core.config(),
         ..health::HealthConfig::default()
     };

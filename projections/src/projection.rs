@@ -15,6 +15,7 @@ use std::ops::ControlFlow;
 
 use chrono::{DateTime, Utc};
 use runtime::Context;
+use runtime::access::InternalToken;
 use runtime::amqp::{Acknowledger, Batch, Consumer, Link};
 use runtime::config::BatchLimit;
 use runtime::http::Check;
@@ -87,6 +88,7 @@ pub(crate) struct Settings {
     pub(crate) batch: BatchLimit,
     pub(crate) gaps: GapsConfig,
     pub(crate) core: CoreConfig,
+    pub(crate) token: InternalToken,
 }
 
 /// Applies events, and fetches those that do not arrive, until the service stops. `tables` is down while
@@ -104,7 +106,7 @@ pub(crate) async fn run<P: Projection>(
         projection,
         tables: Some(tables),
     };
-    let core = CoreLog::new(&settings.core.url)?;
+    let core = CoreLog::new(&settings.core.url, &settings.token)?;
     let mut keeper = Keeper::new(&applier, &core, &activity, settings.gaps);
     let worker = Worker {
         applier: &applier,

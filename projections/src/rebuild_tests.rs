@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use runtime::Context;
+use runtime::access::AccessConfig;
 use runtime::config::HttpConfig;
 use runtime::db;
 use serde_json::Value;
@@ -297,6 +298,7 @@ async fn health_is_filled_from_the_state_beside_its_worker() {
         amqp,
         database: fixture::database(&health::MIGRATIONS).await,
         http: HttpConfig::local(0),
+        access: AccessConfig::internal(fixture::INTERNAL_TOKEN),
         core: relay.core.config(),
         ..health::HealthConfig::default()
     };

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use runtime::Context;
+use runtime::access::AccessConfig;
 use runtime::config::{DatabaseConfig, HttpConfig};
 use serde_json::Value;
 use shared_model::event::{CloudEvent, EventType};
@@ -38,6 +39,7 @@ impl Running {
             amqp,
             database: fixture::database(&snapshot::MIGRATIONS).await,
             http: HttpConfig::local(0),
+            access: AccessConfig::internal(fixture::INTERNAL_TOKEN),
             core: relay.core.config(),
             gaps: GapsConfig {
                 after: Duration::from_secs(1),

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use runtime::access::AccessConfig;
 use runtime::amqp::{Link, Message, Publisher};
 use runtime::config::HttpConfig;
 use runtime::{Context, clock};
@@ -68,7 +69,10 @@ impl Relay {
 }
 
 pub(crate) async fn get(address: SocketAddr, path: &str) -> (u16, Value) {
-    let answer = reqwest::get(format!("http://{address}{path}"))
+    let answer = reqwest::Client::new()
+        .get(format!("http://{address}{path}"))
+        .bearer_auth(fixture::INTERNAL_TOKEN)
+        .send()
         .await
         .unwrap();
     let status = answer.status().as_u16();
@@ -98,6 +102,7 @@ async fn snapshots_are_answered_and_a_bad_message_takes_nothing_with_it() {
         amqp: amqp.clone(),
         database: fixture::database(&snapshot::MIGRATIONS).await,
         http: HttpConfig::local(0),
+        access: AccessConfig::internal(fixture::INTERNAL_TOKEN),
         core: relay.core.config(),
         ..SnapshotConfig::default()
     };
@@ -215,6 +220,7 @@ async fn a_silent_vehicle_turns_stale_and_offline_without_any_message() {
         amqp: amqp.clone(),
         database: fixture::database(&health::MIGRATIONS).await,
         http: HttpConfig::local(0),
+        access: AccessConfig::internal(fixture::INTERNAL_TOKEN),
         core: relay.core.config(),
         ..HealthConfig::default()
     };
@@ -302,6 +308,7 @@ async fn connections_are_answered_for_by_the_latest_that_was_said() {
         amqp: amqp.clone(),
         database: fixture::database(&health::MIGRATIONS).await,
         http: HttpConfig::local(0),
+        access: AccessConfig::internal(fixture::INTERNAL_TOKEN),
         core: relay.core.config(),
         ..HealthConfig::default()
     };
@@ -361,6 +368,7 @@ async fn a_batch_waits_for_a_database_that_is_away() {
         amqp: amqp.clone(),
         database: database.clone(),
         http: HttpConfig::local(0),
+        access: AccessConfig::internal(fixture::INTERNAL_TOKEN),
         core: relay.core.config(),
         ..SnapshotConfig::default()
     };

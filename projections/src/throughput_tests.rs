@@ -9,6 +9,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use runtime::access::AccessConfig;
 use runtime::amqp::{Link, Message, Publisher};
 use runtime::config::HttpConfig;
 use runtime::{Context, clock};
@@ -102,6 +103,7 @@ async fn the_projection_keeps_up_with_what_postgresql_can_do() {
         amqp: fixture::broker().await,
         database: fixture::database(&snapshot::MIGRATIONS).await,
         http: HttpConfig::local(0),
+        access: AccessConfig::internal(fixture::INTERNAL_TOKEN),
         core: core.config(),
         ..SnapshotConfig::default()
     };

@@ -11,7 +11,7 @@ use shared_model::log::{LogState, SourceState, StatePage};
 use shared_model::{CloudEvent, ConnectionId};
 use tests::EventLog;
 use tests::frames::frame;
-use tests::harness::{Options, World, envelopes, eventually};
+use tests::harness::{Options, World, envelopes, eventually, internal_headers};
 
 const SOON: Duration = Duration::from_mins(1);
 
@@ -22,7 +22,9 @@ async fn core_only() -> World {
 
 /// The core's answer: status and JSON.
 async fn ask(base: &str, method: Method, path: &str, body: Option<Value>) -> (u16, Value) {
-    let mut request = reqwest::Client::new().request(method, format!("{base}{path}"));
+    let mut request = reqwest::Client::new()
+        .request(method, format!("{base}{path}"))
+        .headers(internal_headers());
     if let Some(body) = body {
         request = request.json(&body);
     }

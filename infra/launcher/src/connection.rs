@@ -8,7 +8,8 @@ use anyhow::{Context as _, bail};
 use clap::{Args, Subcommand};
 use ingress_consumer::control::{ConnectionView, NewConnection};
 use private_services::NAME;
-use reqwest::{Client, Response};
+use reqwest::header::{self, HeaderMap, HeaderValue};
+use reqwest::{Client, ClientBuilder, Response};
 use runtime::http::Problem;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -73,6 +74,9 @@ pub struct ApiArguments {
     /// Base URL of the API [default: that of the system that runs on the data directory].
     #[arg(long, env = "API_URL", value_name = "URL")]
     api: Option<String>,
+    /// API key or token [default: that of the system that runs on the data directory].
+    #[arg(long, env = "API_KEY", hide_env_values = true, value_name = "KEY")]
+    api_key: Option<String>,
     /// Data directory of the running system.
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
@@ -142,13 +146,33 @@ impl ApiArguments {
     pub(crate) fn base(&self) -> anyhow::Result<String> {
         match &self.api {
             Some(api) => Ok(api.trim_end_matches('/').to_owned()),
-            None => self.running().context(
+            None => self.running("API_URL").context(
                 "no running system was found; name its API with --api or its data with --data",
             ),
         }
     }
 
-    fn running(&self) -> Option<String> {
+    /// A client that comes with the API key.
+    pub(crate) fn client(&self) -> anyhow::Result<Client> {
+        Ok(self.client_builder()?.build()?)
+    }
+
+    /// The same, to be configured further.
+    pub(crate) fn client_builder(&self) -> anyhow::Result<ClientBuilder> {
+        runtime::telemetry::install_tls();
+        let key = self.api_key.clone().or_else(|| self.running("API_KEY"));
+        let mut headers = HeaderMap::new();
+        if let Some(key) = key {
+            let mut value = HeaderValue::try_from(format!("Bearer {key}"))
+                .context("the API key holds what a header cannot")?;
+            value.set_sensitive(true);
+            headers.insert(header::AUTHORIZATION, value);
+        }
+        Ok(Client::builder().default_headers(headers))
+    }
+
+    /// What the env file of the running system says of `name`.
+    fn running(&self, name: &str) -> Option<String> {
         let home = std::env::var_os("HOME").map(PathBuf::from);
         let user = std::env::var_os("XDG_DATA_HOME")
             .map(PathBuf::from)
@@ -161,9 +185,20 @@ impl ApiArguments {
                 .map(|parent| parent.join(NAME))
                 .collect(),
         };
-        places
-            .iter()
-            .find_map(|place| env_file::read(place, "API_URL"))
+        places.iter().find_map(|place| env_file::read(place, name))
+    }
+}
+
+impl ConnectionCommand {
+    fn api(&self) -> &ApiArguments {
+        match self {
+            Self::Add(add) => &add.target.api,
+            Self::List(target)
+            | Self::Poll { target, .. }
+            | Self::Pause { target, .. }
+            | Self::Resume { target, .. }
+            | Self::Remove { target, .. } => &target.api,
+        }
     }
 }
 
@@ -174,8 +209,7 @@ pub fn main(command: ConnectionCommand) -> ExitCode {
 }
 
 async fn run(command: ConnectionCommand) -> anyhow::Result<()> {
-    runtime::telemetry::install_tls();
-    let client = Client::new();
+    let client = command.api().client()?;
     match command {
         ConnectionCommand::Add(arguments) => {
             let url = arguments.target.url()?;

@@ -9,7 +9,7 @@ use reqwest::Client;
 use serde_json::{Value, json};
 
 use crate::cli;
-use crate::connection::{TargetArguments, expect, print_list};
+use crate::connection::{ApiArguments, TargetArguments, expect, print_list};
 
 /// What to do about dead events.
 #[derive(Debug, Subcommand)]
@@ -43,6 +43,15 @@ pub struct RedriveArguments {
     dry_run: bool,
 }
 
+impl DeadEventsCommand {
+    fn api(&self) -> &ApiArguments {
+        match self {
+            Self::List(target) | Self::Show { target, .. } => &target.api,
+            Self::Redrive(redrive) => &redrive.target.api,
+        }
+    }
+}
+
 /// Runs the command.
 #[must_use]
 pub fn main(command: DeadEventsCommand) -> ExitCode {
@@ -50,8 +59,7 @@ pub fn main(command: DeadEventsCommand) -> ExitCode {
 }
 
 async fn run(command: DeadEventsCommand) -> anyhow::Result<()> {
-    runtime::telemetry::install_tls();
-    let client = Client::new();
+    let client = command.api().client()?;
     match command {
         DeadEventsCommand::List(target) => {
             print_list(&client, &url(&target)?, &[("limit", "1000")]).await

@@ -86,6 +86,15 @@ struct Listed {
     next: Option<i64>,
 }
 
+impl DeadLettersCommand {
+    fn api(&self) -> &ApiArguments {
+        match self {
+            Self::List { api, .. } | Self::Show { api, .. } => api,
+            Self::Replay(order) | Self::Discard(order) => &order.api,
+        }
+    }
+}
+
 /// Runs the command.
 #[must_use]
 pub fn main(command: DeadLettersCommand) -> ExitCode {
@@ -93,8 +102,7 @@ pub fn main(command: DeadLettersCommand) -> ExitCode {
 }
 
 async fn run(command: DeadLettersCommand) -> anyhow::Result<()> {
-    runtime::telemetry::install_tls();
-    let client = Client::new();
+    let client = command.api().client()?;
     match command {
         DeadLettersCommand::List { api, filter, json } => {
             list(&client, &url(&api)?, filter, json).await

@@ -99,7 +99,8 @@ pub async fn start(context: Context, config: GatewayConfig) -> anyhow::Result<So
         .no_proxy()
         .redirect(reqwest::redirect::Policy::none())
         .connect_timeout(Duration::from_secs(2))
-        .timeout(PATIENCE)
+        // Between two pieces of an answer: some answers go on for hours.
+        .read_timeout(PATIENCE)
         .build()?;
     let upstream = |name, base: &str| {
         let base = base.trim_end_matches('/').to_owned();
@@ -194,7 +195,7 @@ pub async fn start(context: Context, config: GatewayConfig) -> anyhow::Result<So
         )
         .merge(webhooks(|| upstream("reactions", reactions)))
         .layer(DefaultBodyLimit::max(LARGEST_BODY));
-    http::serve(&context, &config.http, routes).await
+    http::serve_open(&context, &config.http, routes).await
 }
 
 /// The paths of webhooks, each handed to what `upstream` makes.

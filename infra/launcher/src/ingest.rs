@@ -56,10 +56,9 @@ pub fn main(arguments: IngestArguments) -> ExitCode {
 }
 
 async fn run(arguments: IngestArguments) -> anyhow::Result<()> {
-    runtime::telemetry::install_tls();
     let url = format!("{}/v1/provider-ingest", arguments.target.base()?);
     let sender = Sender {
-        client: Client::new(),
+        client: arguments.target.api.client()?,
         url,
         workspace: arguments.target.workspace,
         connection: arguments.connection,

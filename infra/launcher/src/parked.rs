@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use shared_model::ConnectionId;
 
 use crate::cli;
-use crate::connection::{TargetArguments, expect, print_list};
+use crate::connection::{ApiArguments, TargetArguments, expect, print_list};
 
 /// What to do about parked frames.
 #[derive(Debug, Subcommand)]
@@ -78,6 +78,15 @@ pub struct OrderArguments {
     dry_run: bool,
 }
 
+impl ParkedCommand {
+    fn api(&self) -> &ApiArguments {
+        match self {
+            Self::List { target, .. } | Self::Show { target, .. } => &target.api,
+            Self::Discard(order) | Self::Replay(order) => &order.target.api,
+        }
+    }
+}
+
 /// Runs the command.
 #[must_use]
 pub fn main(command: ParkedCommand) -> ExitCode {
@@ -85,8 +94,7 @@ pub fn main(command: ParkedCommand) -> ExitCode {
 }
 
 async fn run(command: ParkedCommand) -> anyhow::Result<()> {
-    runtime::telemetry::install_tls();
-    let client = Client::new();
+    let client = command.api().client()?;
     match command {
         ParkedCommand::List { target, filter } => {
             print_list(&client, &url(&target)?, &filter.into_filter(None)).await

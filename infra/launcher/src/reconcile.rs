@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use ingress_consumer::reconcile::{ConnectionReport, GapReport, Report, ShardReport, Verdict};
-use reqwest::Client;
 
 use crate::cli;
 use crate::connection::{ApiArguments, expect};
@@ -56,8 +55,7 @@ pub fn main(arguments: ReconcileArguments) -> ExitCode {
 }
 
 async fn run(arguments: ReconcileArguments) -> anyhow::Result<Verdict> {
-    runtime::telemetry::install_tls();
-    let client = Client::builder().timeout(PATIENCE).build()?;
+    let client = arguments.api.client_builder()?.timeout(PATIENCE).build()?;
     let url = format!("{}/v1/reconcile", arguments.api.base()?);
     let workspace = arguments.workspace.map(|name| ("workspace", name));
     let started = Instant::now();

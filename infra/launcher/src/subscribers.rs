@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use anyhow::anyhow;
 use clap::Subcommand;
 use ingress_consumer::control::SubscriberPage;
-use reqwest::{Client, Url};
+use reqwest::Url;
 use serde_json::json;
 
 use crate::cli;
@@ -38,6 +38,14 @@ pub enum SubscribersCommand {
     },
 }
 
+impl SubscribersCommand {
+    fn api(&self) -> &ApiArguments {
+        match self {
+            Self::List { api } | Self::Forget { api, .. } | Self::Reset { api, .. } => api,
+        }
+    }
+}
+
 /// Runs the command.
 #[must_use]
 pub fn main(command: SubscribersCommand) -> ExitCode {
@@ -45,8 +53,7 @@ pub fn main(command: SubscribersCommand) -> ExitCode {
 }
 
 async fn run(command: SubscribersCommand) -> anyhow::Result<()> {
-    runtime::telemetry::install_tls();
-    let client = Client::new();
+    let client = command.api().client()?;
     match command {
         SubscribersCommand::List { api } => {
             let answer = expect(client.get(url(&api, &[])?).send().await?).await?;

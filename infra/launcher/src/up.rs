@@ -10,9 +10,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail};
 use private_services::{Binaries, DataDir, Durability, Event, PrivateServices};
 use reqwest::Client;
+use runtime::access::{AccessConfig, InternalToken};
 use runtime::backoff::Backoff;
 use runtime::config::{self, HttpConfig};
-use runtime::{Context, telemetry};
+use runtime::{Context, access, telemetry};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -99,6 +100,8 @@ fn run(work: impl AsyncFnOnce(CancellationToken) -> anyhow::Result<()>) -> ExitC
 struct Servers {
     private: Arc<PrivateServices>,
     env_file: Arc<EnvFile>,
+    /// By which the services know one another, for as long as they run.
+    internal_token: String,
     telemetry: telemetry::Telemetry,
     keeping: CancellationToken,
     keeper: tokio::task::JoinHandle<()>,
@@ -149,10 +152,15 @@ impl Servers {
         Ok(Self {
             private,
             env_file,
+            internal_token: access::new_secret()?.expose().to_owned(),
             telemetry,
             keeping,
             keeper,
         })
+    }
+
+    fn access(&self) -> AccessConfig {
+        AccessConfig::internal(&self.internal_token)
     }
 
     async fn stop(self) -> anyhow::Result<()> {
@@ -247,18 +255,18 @@ async fn start(
                 servers.env_file.set("CORE_URL", url);
             }
             // The others ask it, or wait for what its first start makes.
-            wait_until_ready(hosted).await?;
+            wait_until_ready(hosted, &local_client(&servers.access())?).await?;
         }
     }
     let gateway = start_gateway(arguments, hosted).await?;
-    wait_until_ready(hosted).await?;
+    wait_until_ready(hosted, &local_client(&servers.access())?).await?;
     let providers = if arguments.no_simulator {
         None
     } else {
         let data = servers.private.data().path();
         let providers = Providers::start(data, arguments.vehicles, arguments.rate)?;
         providers
-            .connect(&local_client()?, &gateway.1, data)
+            .connect(&local_client(&servers.access())?, &gateway.1, data)
             .await?;
         Some(providers)
     };
@@ -279,6 +287,10 @@ impl Settings {
             .stale_after
             .map_or(SWEEP_AFTER, |stale| (stale / 4).min(SWEEP_AFTER));
         let mut common = vec![
+            (
+                "access.internal_token".to_owned(),
+                servers.internal_token.clone(),
+            ),
             (
                 "amqp.url".to_owned(),
                 servers.private.rabbitmq().amqp_url("/"),
@@ -350,11 +362,12 @@ fn written(duration: Duration) -> String {
 }
 
 /// A client for what runs on this machine, which no proxy can reach.
-fn local_client() -> reqwest::Result<Client> {
-    Client::builder()
+fn local_client(access: &AccessConfig) -> anyhow::Result<Client> {
+    Ok(Client::builder()
         .no_proxy()
         .timeout(Duration::from_secs(5))
-        .build()
+        .default_headers(InternalToken::of(access).headers()?)
+        .build()?)
 }
 
 async fn start_gateway(
@@ -388,8 +401,7 @@ async fn start_gateway(
     Ok((context, format!("http://{address}")))
 }
 
-async fn wait_until_ready(hosted: &[Hosted]) -> anyhow::Result<()> {
-    let client = local_client()?;
+async fn wait_until_ready(hosted: &[Hosted], client: &Client) -> anyhow::Result<()> {
     let deadline = Instant::now() + READY_LIMIT;
     for Hosted { service, http, .. } in hosted {
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_millis(500));
@@ -417,6 +429,8 @@ async fn show(servers: &Servers, system: &System, stop: &CancellationToken) -> a
     let env_file = &servers.env_file;
     let rabbitmq = servers.private.rabbitmq();
     env_file.set("API_URL", &system.gateway.1);
+    env_file.set("INTERNAL_TOKEN", &servers.internal_token);
+    env_file.set("API_KEY", &servers.internal_token);
     env_file.set("WORKSPACE", demo::WORKSPACE);
     let simulators = system.providers.as_ref().map(Providers::control_urls);
     let simulators = simulators.unwrap_or_default();
@@ -458,13 +472,14 @@ async fn show(servers: &Servers, system: &System, stop: &CancellationToken) -> a
             demo::WORKSPACE
         ),
     };
+    let client = local_client(&servers.access())?;
     let failed = futures_util::future::select_all(
         system.hosted.iter().map(|hosted| Box::pin(hosted.failed())),
     );
     tokio::select! {
         () = stop.cancelled() => Ok(()),
         ((), index, _) = failed => bail!("{} failed", system.hosted[index].service.name()),
-        never = count(&sources) => never,
+        never = count(&sources, &client) => never,
     }
 }
 
@@ -494,12 +509,11 @@ fn metrics_pages(hosted: &[Hosted]) -> Vec<(&'static str, String)> {
     }
 }
 
-async fn count(sources: &Sources) -> anyhow::Result<()> {
-    let client = local_client()?;
+async fn count(sources: &Sources, client: &Client) -> anyhow::Result<()> {
     let mut ticks = tokio::time::interval(COUNT_EVERY);
     loop {
         ticks.tick().await;
-        match sources.count(&client).await {
+        match sources.count(client).await {
             Ok(counts) => println!("{counts}"),
             Err(error) => println!("no counts for the moment: {:#}", anyhow::Error::from(error)),
         }

@@ -13,7 +13,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::cli;
-use crate::connection::{TargetArguments, expect};
+use crate::connection::{ApiArguments, TargetArguments, expect};
 
 /// What to do about webhooks.
 #[derive(Debug, Subcommand)]
@@ -114,6 +114,23 @@ struct Listed {
     next: Option<String>,
 }
 
+impl WebhookCommand {
+    fn api(&self) -> &ApiArguments {
+        match self {
+            Self::Add(add) => &add.target.api,
+            Self::List(target) => &target.api,
+            Self::Remove(which)
+            | Self::Enable(which)
+            | Self::Disable(which)
+            | Self::Rotate(which)
+            | Self::Test(which)
+            | Self::Show { which, .. }
+            | Self::Deliveries { which, .. }
+            | Self::Redeliver { which, .. } => &which.target.api,
+        }
+    }
+}
+
 /// Runs the command.
 #[must_use]
 pub fn main(command: WebhookCommand) -> ExitCode {
@@ -121,8 +138,7 @@ pub fn main(command: WebhookCommand) -> ExitCode {
 }
 
 async fn run(command: WebhookCommand) -> anyhow::Result<()> {
-    runtime::telemetry::install_tls();
-    let client = Client::new();
+    let client = command.api().client()?;
     match command {
         WebhookCommand::Add(arguments) => {
             let url = url(&arguments.target)?;

@@ -20,7 +20,8 @@ fn headrace(arguments: &[&str], data: &Path) -> Command {
         .args(arguments)
         .arg("--data")
         .arg(data)
-        .env_remove("API_URL");
+        .env_remove("API_URL")
+        .env_remove("API_KEY");
     command
 }
 
@@ -132,14 +133,19 @@ fn eventually<T: std::fmt::Debug>(
     }
 }
 
-fn get(url: &str) -> Value {
+fn get(key: &str, url: &str) -> Value {
     runtime::telemetry::install_tls();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .unwrap();
     runtime.block_on(async {
-        match reqwest::get(url).await {
+        match reqwest::Client::new()
+            .get(url)
+            .bearer_auth(key)
+            .send()
+            .await
+        {
             Ok(answer) => answer.json().await.unwrap_or_default(),
             Err(_) => Value::Null,
         }
@@ -147,8 +153,8 @@ fn get(url: &str) -> Value {
 }
 
 /// The odometers of the vehicles of the workspace at `url` that stream.
-fn odometers(url: &str) -> Vec<f64> {
-    let page = get(&format!("{url}/vehicles"));
+fn odometers(key: &str, url: &str) -> Vec<f64> {
+    let page = get(key, &format!("{url}/vehicles"));
     let items = page["items"].as_array().cloned().unwrap_or_default();
     items
         .iter()
@@ -191,17 +197,17 @@ fn up_shows_moving_vehicles_and_resumes_on_the_same_data() {
         assert!(env.contains_key(key), "{key} is missing in {env:?}");
     }
     assert!(pids(&env).values().all(|pid| is_alive(*pid)), "{env:?}");
-    let core = get(&format!("{}/readyz", env["CORE_URL"]));
+    let core = get(&env["API_KEY"], &format!("{}/readyz", env["CORE_URL"]));
     assert_eq!(core["status"], "ready", "{core}");
     let workspace = format!("{}/v1/workspaces/{}", env["API_URL"], env["WORKSPACE"]);
-    let odometers = || odometers(&workspace);
+    let odometers = || odometers(&env["API_KEY"], &workspace);
     let before = eventually("five vehicles have an odometer", odometers, |found| {
         found.len() == 5
     });
     eventually("some vehicle has moved", odometers, |found| {
         *found != before
     });
-    let fresh = || get(&format!("{workspace}/health"))["fresh"].as_u64();
+    let fresh = || get(&env["API_KEY"], &format!("{workspace}/health"))["fresh"].as_u64();
     // Five that stream and five of each polled provider, of which one is the first that streams.
     eventually("all are fresh", fresh, |fresh| *fresh == Some(19));
     let screen = std::fs::read_to_string(data.path().join("screen")).unwrap();
@@ -231,7 +237,10 @@ fn up_shows_moving_vehicles_and_resumes_on_the_same_data() {
     );
 
     let version = |workspace: &str| {
-        get(&format!("{workspace}/vehicles/bus-1/snapshot"))["version"]
+        get(
+            &env["API_KEY"],
+            &format!("{workspace}/vehicles/bus-1/snapshot"),
+        )["version"]
             .as_u64()
             .unwrap_or_default()
     };
@@ -247,7 +256,7 @@ fn up_shows_moving_vehicles_and_resumes_on_the_same_data() {
     let env = second.env();
     let workspace = format!("{}/v1/workspaces/{}", env["API_URL"], env["WORKSPACE"]);
     assert!(version(&workspace) >= reached);
-    let connections = get(&format!("{workspace}/connections"));
+    let connections = get(&env["API_KEY"], &format!("{workspace}/connections"));
     assert_eq!(
         connections["items"].as_array().map(Vec::len),
         Some(4),
@@ -328,10 +337,13 @@ fn services_may_run_as_processes_which_come_back_when_they_die() {
         },
     );
     let known = || {
-        get(&format!(
-            "{}/v1/workspaces/depot/vehicles/bus-1/health",
-            env["API_URL"]
-        ))["freshness"]
+        get(
+            &env["API_KEY"],
+            &format!(
+                "{}/v1/workspaces/depot/vehicles/bus-1/health",
+                env["API_URL"]
+            ),
+        )["freshness"]
             .clone()
     };
     eventually("the vehicle is known", known, |freshness| {
@@ -364,11 +376,11 @@ fn each_process_that_is_killed_comes_back_and_the_data_flow_on() {
     let running = Running::start(&arguments, data.path());
     let env = running.env();
     let workspace = format!("{}/v1/workspaces/{}", env["API_URL"], env["WORKSPACE"]);
-    let odometers = || odometers(&workspace);
+    let odometers = || odometers(&env["API_KEY"], &workspace);
     eventually("the vehicles have odometers", odometers, |found| {
         found.len() == 3
     });
-    let known = || get(&format!("{workspace}/health"))["fresh"].as_u64();
+    let known = || get(&env["API_KEY"], &format!("{workspace}/health"))["fresh"].as_u64();
     for name in [
         "INGRESS_CONSUMER",
         "OUTBOX_RELAY",
@@ -403,7 +415,8 @@ fn each_process_that_is_killed_comes_back_and_the_data_flow_on() {
             );
         }
         // Under the address that the others know it by.
-        let core = || get(&format!("{}/readyz", env["CORE_URL"]))["status"].clone();
+        let core =
+            || get(&env["API_KEY"], &format!("{}/readyz", env["CORE_URL"]))["status"].clone();
         eventually("the core is ready", core, |status| status == "ready");
         let reached = eventually("there are odometers", odometers, |found| found.len() == 3);
         eventually(name, odometers, |found| {

@@ -3,6 +3,7 @@
 //!
 //! The only thing it takes from `shared-model` is the description of the broker's topology.
 
+pub mod access;
 pub mod amqp;
 pub mod backoff;
 pub mod clock;

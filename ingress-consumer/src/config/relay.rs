@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use runtime::access::AccessConfig;
 use runtime::config::{AmqpConfig, Config, DatabaseConfig, HttpConfig, Problems};
 use serde::{Deserialize, Serialize};
 
@@ -17,6 +18,8 @@ pub struct RelayConfig {
     pub database: DatabaseConfig,
     /// Probes and metrics.
     pub http: RelayHttp,
+    /// Who may use the APIs.
+    pub access: AccessConfig,
     /// How the log is relayed.
     pub relay: RelaySettings,
 }
@@ -133,6 +136,7 @@ impl RelaySettings {
 impl Config for RelayConfig {
     fn validate(&self, problems: &mut Problems) {
         self.amqp.validate(problems);
+        self.access.validate(problems);
         self.database.validate(problems);
         if self.database.max_connections < 2 {
             problems.add(

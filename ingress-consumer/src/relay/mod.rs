@@ -26,6 +26,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
+use runtime::access::{Access, NoKeys};
 use runtime::amqp::Link;
 use runtime::backoff::{Backoff, Stopped};
 use runtime::db::{Disposition, disposition};
@@ -35,6 +36,7 @@ use sqlx::PgPool;
 use sqlx::postgres::PgListener;
 use tokio::sync::{Notify, watch};
 use tokio::time::MissedTickBehavior;
+use utoipa_axum::router::OpenApiRouter;
 use uuid::Uuid;
 
 use crate::Started;
@@ -46,7 +48,9 @@ use member::Member;
 
 /// Starts the relay; returns once its tasks run.
 pub async fn start(context: Context, config: RelayConfig) -> anyhow::Result<Started> {
-    let address = http::serve(&context, &config.http.0, axum::Router::new()).await?;
+    let access = Access::new(&config.access, Arc::new(NoKeys));
+    let routes = OpenApiRouter::new();
+    let address = http::serve(&context, &config.http.0, &access, routes).await?;
     let pool = db::open(&context, &config.database)?;
     let link = Link::open(&context, &config.amqp, topology::events());
     let shared = Arc::new(Shared {

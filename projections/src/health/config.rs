@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use chrono::TimeDelta;
+use runtime::access::AccessConfig;
 use runtime::config::{AmqpConfig, BatchLimit, Config, DatabaseConfig, HttpConfig, Problems};
 use serde::{Deserialize, Serialize};
 use shared_model::Provider;
@@ -25,6 +26,8 @@ pub struct HealthConfig {
     pub database: DatabaseConfig,
     /// The read API.
     pub http: HttpConfig,
+    /// Who may use the APIs.
+    pub access: AccessConfig,
     /// How much to commit at once.
     pub batch: BatchLimit,
     /// The core, whose log has what does not arrive, and which is told of what was found.
@@ -235,6 +238,7 @@ impl Default for HealthConfig {
             amqp: AmqpConfig::default(),
             database: DatabaseConfig::default(),
             http: HttpConfig::local(8084),
+            access: AccessConfig::default(),
             batch: BatchLimit::default(),
             core: CoreConfig::default(),
             gaps: GapsConfig::default(),
@@ -248,6 +252,7 @@ impl Default for HealthConfig {
 impl Config for HealthConfig {
     fn validate(&self, problems: &mut Problems) {
         self.amqp.validate(problems);
+        self.access.validate(problems);
         self.database.validate(problems);
         self.batch.validate(problems);
         self.core.validate(problems);

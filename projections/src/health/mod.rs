@@ -38,6 +38,7 @@ use std::sync::Arc;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use clap::Subcommand;
+use runtime::access::{Access, InternalToken, NoKeys};
 use runtime::amqp::Link;
 use runtime::db::{self, Migrations};
 use runtime::{Context, clock, http, service};
@@ -105,7 +106,7 @@ pub async fn refill(
     config: HealthConfig,
     say: &(dyn Fn(&str) + Sync),
 ) -> anyhow::Result<()> {
-    let core = CoreLog::new(&config.core.url)?;
+    let core = CoreLog::new(&config.core.url, &InternalToken::of(&config.access))?;
     let pool = rebuild::pool(context, config.database.clone(), &MIGRATIONS).await?;
     let health = Health::new(pool, &config);
     let filler = Filler {
@@ -136,12 +137,15 @@ pub async fn start(context: Context, config: HealthConfig) -> anyhow::Result<Sta
     let tables = context.readiness().add("tables");
     let link = Link::open(&context, &config.amqp, topology::events());
     let health = Health::new(pool, &config);
-    let http = http::serve(&context, &config.http, api::routes(&health)).await?;
+    let access = Access::new(&config.access, Arc::new(NoKeys));
+    let routes = api::routes(&health).into();
+    let http = http::serve(&context, &config.http, &access, routes).await?;
     let worker = context.clone();
     let settings = Settings {
         batch: config.batch,
         gaps: config.gaps,
         core: config.core,
+        token: InternalToken::of(&config.access),
     };
     context.spawn("health-projection", async move {
         let pool = &health.pool;
@@ -150,7 +154,7 @@ pub async fn start(context: Context, config: HealthConfig) -> anyhow::Result<Sta
         tokio::try_join!(
             projection::run(&worker, &link, &settings, &tables, &health),
             sweep::run(&health, config.freshness.sweep_every, &worker),
-            tell::run(pool, &settings.core, Arc::clone(&health.found), &worker),
+            tell::run(pool, &settings, Arc::clone(&health.found), &worker),
             keep::run(pool, config.history.retention, &worker),
         )?;
         Ok(())

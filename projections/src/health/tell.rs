@@ -20,8 +20,8 @@ use tokio::time::Instant;
 
 use super::store::finding;
 use crate::applier::is_passing;
-use crate::core_config::CoreConfig;
 use crate::metrics;
+use crate::projection::Settings;
 
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 /// How many findings go together.
@@ -34,13 +34,13 @@ const ASK_EVERY: Duration = Duration::from_secs(30);
 /// Tells until the service stops; `found` wakes it.
 pub(super) async fn run(
     pool: &PgPool,
-    core: &CoreConfig,
+    settings: &Settings,
     found: Arc<Notify>,
     context: &Context,
 ) -> anyhow::Result<()> {
     let mut teller = Teller {
         pool,
-        core: Core::new(core)?,
+        core: Core::new(settings)?,
         asked_at: None,
     };
     let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
@@ -170,8 +170,8 @@ struct Core {
 }
 
 impl Core {
-    fn new(config: &CoreConfig) -> anyhow::Result<Self> {
-        let mut address = Url::parse(&config.url).context("core.url is no URL")?;
+    fn new(settings: &Settings) -> anyhow::Result<Self> {
+        let mut address = Url::parse(&settings.core.url).context("core.url is no URL")?;
         address
             .path_segments_mut()
             .ok()
@@ -179,7 +179,11 @@ impl Core {
             .pop_if_empty()
             .extend(["internal", "v1", "sources", "health", "events"]);
         // The core is a neighbour: a proxy for the way out does not lead to it.
-        let client = Client::builder().timeout(ANSWER_LIMIT).no_proxy().build()?;
+        let client = Client::builder()
+            .timeout(ANSWER_LIMIT)
+            .no_proxy()
+            .default_headers(settings.token.headers()?)
+            .build()?;
         Ok(Self { client, address })
     }
 

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use chrono::TimeDelta;
+use runtime::access::AccessConfig;
 use runtime::config::HttpConfig;
 use runtime::{Context, clock};
 use serde_json::{Value, json};
@@ -36,6 +37,7 @@ impl Running {
             amqp,
             database: fixture::database(&MIGRATIONS).await,
             http: HttpConfig::local(0),
+            access: AccessConfig::internal(fixture::INTERNAL_TOKEN),
             core: relay.core.config(),
             ..HealthConfig::default()
         };

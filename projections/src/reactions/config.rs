@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use humantime::Duration as Written;
 use ipnet::IpNet;
+use runtime::access::AccessConfig;
 use runtime::config::{AmqpConfig, BatchLimit, Config, DatabaseConfig, HttpConfig, Problems};
 use runtime::outbound::{self, AddressRules};
 use serde::{Deserialize, Serialize};
@@ -26,6 +27,8 @@ pub struct ReactionsConfig {
     pub database: DatabaseConfig,
     /// The webhooks' API.
     pub http: HttpConfig,
+    /// Who may use the APIs.
+    pub access: AccessConfig,
     /// How much to commit at once.
     pub batch: BatchLimit,
     /// How webhooks are called.
@@ -229,6 +232,7 @@ impl Default for ReactionsConfig {
             amqp: AmqpConfig::default(),
             database: DatabaseConfig::default(),
             http: HttpConfig::local(8085),
+            access: AccessConfig::default(),
             batch: BatchLimit::default(),
             webhooks: WebhooksConfig::default(),
             deliveries: DeliveriesConfig::default(),
@@ -239,6 +243,7 @@ impl Default for ReactionsConfig {
 impl Config for ReactionsConfig {
     fn validate(&self, problems: &mut Problems) {
         self.amqp.validate(problems);
+        self.access.validate(problems);
         self.database.validate(problems);
         self.batch.validate(problems);
         self.webhooks.validate(problems);

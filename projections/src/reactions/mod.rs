@@ -31,6 +31,7 @@ mod webhooks;
 
 use std::sync::Arc;
 
+use runtime::access::{Access, NoKeys};
 use runtime::amqp::Link;
 use runtime::db::{self, Migrations};
 use runtime::{Context, http, outbound};
@@ -74,7 +75,8 @@ pub async fn start(context: Context, config: ReactionsConfig) -> anyhow::Result<
     let routes = endpoint_api::routes(source.clone())
         .merge(secret_api::routes(source.clone()))
         .merge(delivery_api::routes(source));
-    let http = http::serve(&context, &config.http, routes).await?;
+    let access = Access::new(&config.access, Arc::new(NoKeys));
+    let http = http::serve(&context, &config.http, &access, routes.into()).await?;
     let worker = context.clone();
     context.spawn("reactions", async move {
         db::require_schema(&pool, &MIGRATIONS, worker.stopping()).await?;

@@ -1,5 +1,6 @@
 //! Configuration of the snapshot projection.
 
+use runtime::access::AccessConfig;
 use runtime::config::{AmqpConfig, BatchLimit, Config, DatabaseConfig, HttpConfig, Problems};
 use serde::{Deserialize, Serialize};
 
@@ -16,6 +17,8 @@ pub struct SnapshotConfig {
     pub database: DatabaseConfig,
     /// The read API.
     pub http: HttpConfig,
+    /// Who may use the APIs.
+    pub access: AccessConfig,
     /// How much to commit at once.
     pub batch: BatchLimit,
     /// The core, whose log has what does not arrive.
@@ -30,6 +33,7 @@ impl Default for SnapshotConfig {
             amqp: AmqpConfig::default(),
             database: DatabaseConfig::default(),
             http: HttpConfig::local(8083),
+            access: AccessConfig::default(),
             batch: BatchLimit::default(),
             core: CoreConfig::default(),
             gaps: GapsConfig::default(),
@@ -40,6 +44,7 @@ impl Default for SnapshotConfig {
 impl Config for SnapshotConfig {
     fn validate(&self, problems: &mut Problems) {
         self.amqp.validate(problems);
+        self.access.validate(problems);
         self.database.validate(problems);
         self.batch.validate(problems);
         self.core.validate(problems);

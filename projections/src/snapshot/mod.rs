@@ -11,8 +11,10 @@ mod store;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::Subcommand;
+use runtime::access::{Access, InternalToken, NoKeys};
 use runtime::amqp::Link;
 use runtime::db::{self, Migrations};
 use runtime::{Context, http, service};
@@ -72,7 +74,7 @@ pub async fn rebuild(
     say: &(dyn Fn(&str) + Sync),
 ) -> anyhow::Result<()> {
     let pool = rebuild::pool(context, config.database, &MIGRATIONS).await?;
-    let core = CoreLog::new(&config.core.url)?;
+    let core = CoreLog::new(&config.core.url, &InternalToken::of(&config.access))?;
     rebuild::rebuild::<SnapshotProjection>(context, pool, &core, arguments, say).await
 }
 
@@ -82,12 +84,15 @@ pub async fn start(context: Context, config: SnapshotConfig) -> anyhow::Result<S
     let schema = context.readiness().add("schema");
     let tables = context.readiness().add("tables");
     let link = Link::open(&context, &config.amqp, topology::events());
-    let http = http::serve(&context, &config.http, api::routes(pool.clone())).await?;
+    let access = Access::new(&config.access, Arc::new(NoKeys));
+    let routes = api::routes(pool.clone()).into();
+    let http = http::serve(&context, &config.http, &access, routes).await?;
     let worker = context.clone();
     let settings = Settings {
         batch: config.batch,
         gaps: config.gaps,
         core: config.core,
+        token: InternalToken::of(&config.access),
     };
     context.spawn("snapshot-projection", async move {
         db::require_schema(&pool, &MIGRATIONS, worker.stopping()).await?;

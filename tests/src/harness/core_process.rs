@@ -6,6 +6,7 @@ use std::path::Path;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::Child;
 
+use super::world::INTERNAL_TOKEN;
 use super::{World, process};
 
 /// A core or a relay that runs as a process. It is killed when it is dropped.
@@ -24,6 +25,7 @@ impl CoreProcess {
     pub fn start(world: &World, program: &Path, settings: &[(&str, &str)]) -> Self {
         let database = world.servers.private.postgres().url(&world.vhost);
         let own = [
+            ("HEADRACE_ACCESS__INTERNAL_TOKEN", INTERNAL_TOKEN),
             ("AMQP_URL", world.amqp.as_str()),
             ("DATABASE_URL", &database),
             ("HEADRACE_DATABASE__MAX_CONNECTIONS", "6"),

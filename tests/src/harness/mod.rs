@@ -12,4 +12,4 @@ pub use core_process::CoreProcess;
 pub use publisher::PublisherProcess;
 pub use servers::{Servers, servers};
 pub use wait::{eventually, settled};
-pub use world::{Options, World, envelopes, provider};
+pub use world::{INTERNAL_TOKEN, Options, World, envelopes, internal_headers, provider};

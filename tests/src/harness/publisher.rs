@@ -7,6 +7,7 @@ use std::process::ExitStatus;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::Child;
 
+use super::world::INTERNAL_TOKEN;
 use super::{World, process};
 
 /// A publisher that runs as a process. It is killed when it is dropped.
@@ -27,6 +28,7 @@ impl PublisherProcess {
         let (core, spool) = (world.core_url(), world.spool());
         let spool = spool.to_str().expect("the directory's name is text");
         let own = [
+            ("HEADRACE_ACCESS__INTERNAL_TOKEN", INTERNAL_TOKEN),
             ("AMQP_URL", world.amqp.as_str()),
             ("HEADRACE_CORE__URL", &core),
             ("HEADRACE_CORE__HEARTBEAT", "500ms"),

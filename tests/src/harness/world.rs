@@ -11,7 +11,9 @@ use headrace::services::{Service, Setting};
 use provider_sim::{DEFAULT_API_KEY, ScriptedConfig, ScriptedProvider};
 use rangemap::RangeInclusiveSet;
 use reqwest::Client;
+use reqwest::header::HeaderMap;
 use runtime::Context;
+use runtime::access::{AccessConfig, InternalToken};
 use runtime::amqp::{Link, Message, Publisher};
 use runtime::config::{AmqpConfig, HttpConfig, SecretUrl};
 use serde_json::{Value, json};
@@ -32,6 +34,19 @@ const CONFIRM_TIMEOUT: Duration = Duration::from_secs(5);
 /// The partitions of a new installation.
 const PARTITIONS: u32 = 4;
 static WORLDS: AtomicU32 = AtomicU32::new(0);
+
+/// By which the services of all worlds know one another.
+pub const INTERNAL_TOKEN: &str = "the-internal-token-of-the-tests";
+
+/// The headers by which a test passes for one of the services, which may do everything.
+///
+/// # Panics
+/// Never: the token is a header's text.
+#[must_use]
+pub fn internal_headers() -> HeaderMap {
+    let access = AccessConfig::internal(INTERNAL_TOKEN);
+    InternalToken::of(&access).headers().expect("a header")
+}
 
 /// How a world differs from the usual one.
 #[derive(Debug, Clone, Default)]
@@ -113,6 +128,10 @@ impl World {
         let amqp = servers.vhost(&name).await;
         let spool = spool(servers, &name);
         let mut settings = vec![
+            (
+                "access.internal_token".to_owned(),
+                INTERNAL_TOKEN.to_owned(),
+            ),
             ("database.url".to_owned(), database.clone()),
             ("database.max_connections".to_owned(), "6".to_owned()),
             ("amqp.url".to_owned(), amqp.clone()),
@@ -139,6 +158,7 @@ impl World {
             amqp: amqp.clone(),
             http: Client::builder()
                 .timeout(Duration::from_secs(20))
+                .default_headers(internal_headers())
                 .build()
                 .expect("a client"),
             settings,

@@ -19,7 +19,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 pub use parts::{AmqpConfig, BatchLimit, DatabaseConfig, HttpConfig};
-pub use secret::SecretUrl;
+pub use secret::{Secret, SecretUrl};
 
 /// A service's configuration.
 pub trait Config: Default + Serialize + DeserializeOwned + Send + 'static {
@@ -35,7 +35,7 @@ pub trait Config: Default + Serialize + DeserializeOwned + Send + 'static {
 /// Variables that everybody knows by another name than ours.
 const ALIASES: [(&str, &str); 2] = [("DATABASE_URL", "database.url"), ("AMQP_URL", "amqp.url")];
 /// Keys that may come from a file named by the key with `_file` behind it.
-const SECRETS: [&str; 2] = ["database.url", "amqp.url"];
+const SECRETS: [&str; 3] = ["database.url", "amqp.url", "access.internal_token"];
 
 /// One thing wrong with a configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]

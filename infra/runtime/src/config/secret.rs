@@ -1,4 +1,4 @@
-//! A URL that may hold a password.
+//! Secrets, and URLs that may hold one.
 
 use std::fmt;
 
@@ -56,6 +56,37 @@ impl Serialize for SecretUrl {
     }
 }
 
+/// A secret, which is never printed: not by `Debug` or serialisation.
+#[derive(Clone, PartialEq, Eq, Deserialize)]
+#[serde(transparent)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Takes `secret`.
+    #[must_use]
+    pub fn new(secret: impl Into<String>) -> Self {
+        Self(secret.into())
+    }
+
+    /// The secret, for who needs it.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+impl Serialize for Secret {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str("***")
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -81,5 +112,13 @@ mod tests {
             assert_eq!(format!("{url:?}"), printed);
             assert_eq!(serde_json::to_value(&url).unwrap(), printed);
         }
+    }
+
+    #[test]
+    fn a_secret_is_never_printed() {
+        let secret = Secret::new("hush");
+        assert_eq!(format!("{secret:?}"), "***");
+        assert_eq!(serde_json::to_value(&secret).unwrap(), "***");
+        assert_eq!(secret.expose(), "hush");
     }
 }

@@ -8,25 +8,45 @@ mod problem;
 mod readiness;
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use anyhow::Context as _;
-use axum::Router;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use axum::{Router, middleware};
 use tokio::net::TcpListener;
+use utoipa_axum::router::OpenApiRouter;
 
 pub use extract::{Json, Path, Query};
 pub use page::PageSize;
 pub use problem::Problem;
 pub use readiness::{Check, Readiness};
 
+use crate::access::{Access, Guarded, Rules, guard};
 use crate::config::HttpConfig;
 use crate::{Context, telemetry};
 
-/// Serves `routes` and the service's own, until the service closes. Returns where it listens.
+/// Serves `routes` to whom `access` lets use them, and the service's own to everybody, until the service
+/// closes. Returns where it listens.
 pub async fn serve(
+    context: &Context,
+    config: &HttpConfig,
+    access: &Access,
+    routes: OpenApiRouter,
+) -> anyhow::Result<SocketAddr> {
+    let (routes, description) = routes.split_for_parts();
+    let guarded = Guarded {
+        access: access.clone(),
+        rules: Arc::new(Rules::of(&description)?),
+    };
+    let routes = routes.layer(middleware::from_fn_with_state(guarded, guard));
+    serve_open(context, config, routes).await
+}
+
+/// Serves `routes` and the service's own to everybody.
+pub async fn serve_open(
     context: &Context,
     config: &HttpConfig,
     routes: Router,

@@ -10,6 +10,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use reqwest::Client;
+use runtime::access::AccessConfig;
 use runtime::amqp::{Link, Message, Publisher};
 use runtime::config::{AmqpConfig, HttpConfig};
 use runtime::{Context, clock};
@@ -39,6 +40,7 @@ impl Scene {
             amqp: amqp.clone(),
             database: fixture::database(&MIGRATIONS).await,
             http: HttpConfig::local(0),
+            access: AccessConfig::internal(fixture::INTERNAL_TOKEN),
             ..ReactionsConfig::default()
         };
         config.webhooks = WebhooksConfig {
@@ -83,7 +85,8 @@ impl Scene {
 
     async fn call(&self, method: &str, path: &str, body: Option<Value>) -> (u16, Value) {
         let url = format!("http://{}{path}", self.http);
-        let mut request = self.client.request(method.parse().unwrap(), url);
+        let request = self.client.request(method.parse().unwrap(), url);
+        let mut request = request.bearer_auth(fixture::INTERNAL_TOKEN);
         if let Some(body) = body {
             request = request.json(&body);
         }
