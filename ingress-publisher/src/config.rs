@@ -299,13 +299,17 @@ mod tests {
     }
 
     #[test]
-    fn the_defaults_lack_only_the_broker() {
-        assert_eq!(problems(&PublisherConfig::default()), ["amqp.url"]);
+    fn the_defaults_lack_only_the_broker_and_the_internal_token() {
+        assert_eq!(
+            problems(&PublisherConfig::default()),
+            ["access.internal_token", "amqp.url"]
+        );
     }
 
     #[test]
     fn every_wrong_value_is_named() {
         let mut config = PublisherConfig::default();
+        config.access = AccessConfig::internal("sixteen characters");
         config.amqp.url = Some(SecretUrl::new("amqp://127.0.0.1/%2f"));
         config.core.url = "core:8081".to_owned();
         config.core.heartbeat = Duration::ZERO;

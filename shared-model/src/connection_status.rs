@@ -19,7 +19,9 @@ pub const VERSION: Version = Version { major: 1, minor: 0 };
 pub const CONTENT_TYPE: &str = "application/vnd.headrace.connection-status+json";
 
 /// Whether a connection is alive.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, utoipa::ToSchema,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum ConnectionStatus {
     /// The socket is open and the subscription sent; the provider has said nothing yet.
@@ -60,7 +62,7 @@ impl ConnectionStatus {
 }
 
 /// What a publisher says of a connection.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct StatusReport {
     /// `major.minor` of this format.
     pub version: String,

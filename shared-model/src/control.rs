@@ -16,7 +16,7 @@ use uuid::Uuid;
 use crate::id::{ConnectionId, Provider, SessionId, WorkspaceId};
 
 /// What a publisher sends.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Heartbeat {
     /// Chosen anew at each start of the process: what an earlier one held is free.
     pub incarnation: Uuid,
@@ -39,7 +39,7 @@ pub struct Heartbeat {
 }
 
 /// How many frames of a session were numbered: what is to arrive.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct SessionSent {
     /// The session.
     pub session: SessionId,
@@ -54,7 +54,7 @@ pub struct SessionSent {
 }
 
 /// A stream that a publisher has closed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Release {
     /// The connection.
     pub connection: ConnectionId,
@@ -63,7 +63,7 @@ pub struct Release {
 }
 
 /// What the core answers.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Assignment {
     /// How many ingress partitions there are: fixed for the life of an installation.
     pub partitions: u32,
@@ -103,7 +103,7 @@ impl Assignment {
 }
 
 /// A stream to read.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct StreamAssignment {
     /// The connection.
     pub connection: ConnectionId,
@@ -125,7 +125,7 @@ pub struct StreamAssignment {
 }
 
 /// What a stream is doing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum StreamState {
     /// On the way to a socket.
@@ -164,7 +164,7 @@ impl StreamState {
 }
 
 /// What a stream is doing, as its publisher says. It holds nothing that is secret.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct StreamReport {
     /// The connection.
     pub connection: ConnectionId,

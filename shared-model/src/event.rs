@@ -85,7 +85,7 @@ const DATA_SCHEMA: &str = "urn:headrace:event:";
 
 /// An event's envelope: the CloudEvents 1.0 attributes, Headrace's extensions, and the data, which a
 /// carrier may leave as the text that it is.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct CloudEvent<D = Value> {
     /// Always `1.0`.
     pub specversion: String,
@@ -341,7 +341,7 @@ impl Fact {
 }
 
 /// A vehicle became known, by its first observation or by a connection's settings.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct VehicleRegistered {
     /// The vehicle.
     pub vehicle: VehicleId,
@@ -354,7 +354,7 @@ pub struct VehicleRegistered {
 }
 
 /// The full new state of a vehicle.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct VehicleSnapshotChanged {
     /// The vehicle.
     pub vehicle: VehicleId,
@@ -373,7 +373,7 @@ pub struct VehicleSnapshotChanged {
 
 /// A signal's latest value as published. Open: a newer core may publish signals, units and kinds
 /// of values that this code does not know.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(from = "FlatReading")]
 pub struct PublishedReading {
     /// A number, or `{"latitude","longitude"}`.
@@ -422,14 +422,14 @@ impl From<FlatReading> for PublishedReading {
 }
 
 /// Vehicles that were heard from while their values stayed as last published.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct VehiclesSeen {
     /// The vehicles, all of one workspace and shard.
     pub vehicles: Vec<VehicleSeen>,
 }
 
 /// One vehicle's newest times.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct VehicleSeen {
     /// The vehicle.
     pub vehicle: VehicleId,
@@ -444,7 +444,7 @@ pub struct VehicleSeen {
 }
 
 /// How a connection is doing now.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct ConnectionStatusChanged {
     /// The connection.
     pub connection: ConnectionId,
@@ -476,7 +476,7 @@ impl ConnectionStatusChanged {
 }
 
 /// A vehicle's health is other than before: the health projection's finding.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct VehicleHealthChanged {
     /// The vehicle.
     pub vehicle: VehicleId,
@@ -501,7 +501,7 @@ pub struct VehicleHealthChanged {
 
 /// A provider's outage has begun or ended, as one connection sees it: one event, however many
 /// vehicles it silences.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct ProviderIncidentChanged {
     /// The outage.
     pub incident: Uuid,

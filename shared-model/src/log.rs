@@ -26,14 +26,14 @@ use serde_json::Value;
 use crate::id::WorkspaceId;
 
 /// Where the shards of the log stand.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct LogState {
     /// One entry a shard, by number.
     pub shards: Vec<ShardState>,
 }
 
 /// Where one shard of the log stands.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct ShardState {
     /// The shard.
     pub shard: u32,
@@ -50,7 +50,7 @@ pub struct ShardState {
 }
 
 /// How far a subscriber has come.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Progress {
     /// By shard, the offset up to which it has applied every event.
     pub applied: BTreeMap<u32, u64>,
@@ -60,7 +60,7 @@ pub struct Progress {
 ///
 /// Whoever builds tables from it takes the [`LogState`] first, then every page, and then the log behind
 /// the heads that it was told: so nothing is missed, and what is seen twice carries absolute state.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct StatePage {
     /// What is known, each as the newest event about it would say.
     pub items: Vec<StateItem>,
@@ -69,7 +69,7 @@ pub struct StatePage {
 }
 
 /// What the core knows of one vehicle or connection.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct StateItem {
     /// Whose it is.
     pub workspace: WorkspaceId,
@@ -81,14 +81,14 @@ pub struct StateItem {
 }
 
 /// Facts that another service has found, in the order in which it found them.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct SourceEvents {
     /// The facts, with numbers that grow by one each.
     pub events: Vec<SourceEvent>,
 }
 
 /// A fact that another service has found.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct SourceEvent {
     /// The source's own number for it, dense from 1: what was appended once is not appended again.
     pub number: u64,
@@ -102,7 +102,7 @@ pub struct SourceEvent {
 }
 
 /// How far the facts of a source are in the log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct SourceState {
     /// Everything up to this number was appended; 0 before the first.
     pub appended: u64,

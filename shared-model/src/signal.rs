@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::id::Provider;
 
 /// A canonical unit. Every value of a signal is in the signal's unit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, utoipa::ToSchema)]
 pub enum Unit {
     /// Per cent.
     #[serde(rename = "%")]
@@ -38,7 +38,19 @@ pub enum Unit {
 }
 
 /// A canonical quantity.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Serialize,
+    Deserialize,
+    utoipa::ToSchema,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum Signal {
     /// Charge of the traction battery, in % of its usable capacity, 0 to 100.
@@ -155,7 +167,7 @@ impl fmt::Display for Signal {
 }
 
 /// A point on the earth, in degrees, WGS 84.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Position {
     /// Degrees north, -90 to 90.
     pub latitude: f64,
@@ -174,7 +186,7 @@ impl Position {
 }
 
 /// The value of a signal, in the signal's unit. Always finite.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(untagged)]
 pub enum SignalValue {
     /// A quantity.
@@ -228,7 +240,7 @@ impl SignalValue {
 }
 
 /// When and by whom a value was reported: a [`Reading`] without the value.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Provenance {
     /// When the vehicle observed it, by its own clock (UTC).
     pub observed_at: DateTime<Utc>,
@@ -242,7 +254,7 @@ pub struct Provenance {
 }
 
 /// The latest accepted value of one signal, with its provenance.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Reading {
     /// The value, in the signal's unit.
     pub value: SignalValue,

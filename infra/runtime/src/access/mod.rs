@@ -18,7 +18,7 @@ use axum::http::StatusCode;
 pub use config::AccessConfig;
 pub(crate) use guard::{Guarded, guard};
 pub use internal::{InternalToken, new_secret};
-pub use keys::{KeyAnswer, KeyLookup, NoKeys};
+pub use keys::{ApiKey, KeyCheck, KeyGrant, KeySource, NoApiKey, NoKeys};
 pub use principal::{Kind, Principal, Scope, UnknownScope, Workspaces};
 pub use rule::{NoScope, Rule, Rules, SCHEME};
 
@@ -28,12 +28,12 @@ use crate::http::Problem;
 #[derive(Clone)]
 pub struct Access {
     internal: InternalToken,
-    keys: Arc<dyn KeyLookup>,
+    keys: Arc<dyn KeySource>,
 }
 
 impl Access {
     /// Access as configured; API keys are looked up in `keys`.
-    pub fn new(config: &AccessConfig, keys: Arc<dyn KeyLookup>) -> Self {
+    pub fn new(config: &AccessConfig, keys: Arc<dyn KeySource>) -> Self {
         Self {
             internal: InternalToken::of(config),
             keys,
@@ -45,12 +45,22 @@ impl Access {
         if self.internal.is(credential) {
             return Ok(Principal::internal());
         }
-        match self.keys.find(credential).await? {
-            Some(KeyAnswer { principal }) => Ok(principal),
-            None => Err(unauthorized(
-                "the credential is not known here; it may have been revoked or have expired",
-            )),
-        }
+        let unknown = "the credential is not known here; it may have been revoked or have expired";
+        let Ok(key) = credential.parse::<ApiKey>() else {
+            return Err(unauthorized(unknown));
+        };
+        let check = KeyCheck {
+            digest: key.digest(),
+            id: key.id,
+        };
+        let grant = self.keys.check(&check).await?;
+        let grant = grant.ok_or_else(|| unauthorized(unknown))?;
+        Ok(Principal {
+            name: format!("key:{}", check.id),
+            kind: Kind::ApiKey,
+            workspaces: Workspaces::Of(grant.workspaces.into_iter().collect()),
+            scopes: grant.scopes.into_iter().collect(),
+        })
     }
 }
 
