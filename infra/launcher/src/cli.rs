@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
 
 use crate::connection::ConnectionCommand;
 use crate::dead_events::DeadEventsCommand;
@@ -14,11 +15,14 @@ use crate::dead_letters::DeadLettersCommand;
 use crate::ingest::IngestArguments;
 use crate::parked::ParkedCommand;
 use crate::reconcile::ReconcileArguments;
+use crate::status::StatusArguments;
 use crate::subscribers::SubscribersCommand;
+use crate::tail::TailArguments;
+use crate::vehicles::VehiclesArguments;
 use crate::webhook::WebhookCommand;
 use crate::{
-    connection, dead_events, dead_letters, gateway, ingest, parked, reconcile, services,
-    subscribers, up, webhook,
+    connection, dead_events, dead_letters, gateway, ingest, parked, reconcile, services, status,
+    subscribers, tail, up, vehicles, webhook,
 };
 
 #[derive(Debug, Parser)]
@@ -38,6 +42,12 @@ enum Command {
     Up(UpArguments),
     /// Run only a private broker and database.
     Services(DataArguments),
+    /// Show on one screen how the fleet and the pipeline are doing.
+    Status(StatusArguments),
+    /// List vehicles with their latest values.
+    Vehicles(VehiclesArguments),
+    /// Write a workspace's events as they happen.
+    Tail(TailArguments),
     /// Add, list and remove connections to providers.
     #[command(subcommand)]
     Connection(ConnectionCommand),
@@ -66,6 +76,11 @@ enum Command {
         /// The database.
         #[arg(long, env = "DATABASE_URL", hide_env_values = true, value_name = "URL")]
         database_url: String,
+    },
+    /// Print a script that completes this command line in a shell.
+    Completions {
+        /// The shell.
+        shell: Shell,
     },
     /// Run the gateway in front of the services' APIs, configured from the environment.
     Gateway {
@@ -150,6 +165,18 @@ pub fn main_with(arguments: impl IntoIterator<Item = impl Into<OsString> + Clone
         }
         Some(Command::Up(arguments)) => up::main(arguments),
         Some(Command::Services(arguments)) => up::services_main(arguments),
+        Some(Command::Status(arguments)) => status::main(arguments),
+        Some(Command::Vehicles(arguments)) => vehicles::main(arguments),
+        Some(Command::Tail(arguments)) => tail::main(arguments),
+        Some(Command::Completions { shell }) => {
+            clap_complete::generate(
+                shell,
+                &mut Cli::command(),
+                "headrace",
+                &mut std::io::stdout(),
+            );
+            ExitCode::SUCCESS
+        }
         Some(Command::Connection(command)) => connection::main(command),
         Some(Command::Ingest(arguments)) => ingest::main(arguments),
         Some(Command::Parked(command)) => parked::main(command),
@@ -188,8 +215,6 @@ pub(crate) fn run(command: impl Future<Output = anyhow::Result<()>>) -> ExitCode
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]
