@@ -2,6 +2,7 @@
 
 mod api;
 mod broker;
+mod command_line;
 mod dead_letters;
 mod delivery;
 mod documentation;
@@ -20,6 +21,7 @@ mod poison;
 mod polled_providers;
 mod polling;
 mod projections;
+mod read_load;
 mod reconcile;
 mod relay;
 mod relay_refusals;
