@@ -223,6 +223,40 @@ mod tests {
     }
 
     #[test]
+    fn everything_has_help() {
+        fn look(command: &clap::Command, path: &str, lacking: &mut Vec<String>) {
+            let path = format!("{path} {}", command.get_name());
+            if command.get_about().is_none() {
+                lacking.push(path.clone());
+            }
+            for argument in command.get_arguments() {
+                let is_hidden = argument.is_hide_set();
+                if !is_hidden && argument.get_help().is_none() {
+                    lacking.push(format!("{path} --{}", argument.get_id()));
+                }
+            }
+            for command in command.get_subcommands() {
+                look(command, &path, lacking);
+            }
+        }
+        let mut lacking = Vec::new();
+        look(&Cli::command(), "", &mut lacking);
+        assert!(lacking.is_empty(), "{lacking:?}");
+    }
+
+    #[test]
+    fn a_shell_completes_every_command() {
+        for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "headrace", &mut script);
+            let script = String::from_utf8(script).unwrap();
+            for command in Cli::command().get_subcommands() {
+                assert!(script.contains(command.get_name()), "{shell} {command}");
+            }
+        }
+    }
+
+    #[test]
     fn a_rate_that_cannot_be_is_refused() {
         for bad in ["0", "-1", "fast", "NaN", "1000"] {
             assert!(
