@@ -122,7 +122,21 @@ pub fn load<C: Config>(file: Option<&Path>) -> Result<C, Problems> {
             figment = figment.merge(alias(variable, key));
         }
     }
+    for key in SECRETS {
+        // Such as digits only: read as a number, they would lose zeros or be refused.
+        if let Ok(text) = std::env::var(variable(key))
+            && !reads_as_text(&text)
+        {
+            figment = figment.merge((key, text));
+        }
+    }
     build(figment)
+}
+
+/// Whether a value in the environment is text by itself, and not a number, a list or the like.
+fn reads_as_text(value: &str) -> bool {
+    let read = value.parse::<Setting>();
+    read.is_ok_and(|read| matches!(read, Setting::String(..)))
 }
 
 /// Makes a configuration of the defaults and `settings`: keys such as `amqp.prefetch`, each with its
@@ -132,10 +146,13 @@ pub fn load_from<C: Config>(
 ) -> Result<C, Problems> {
     let mut figment = Figment::from(Serialized::defaults(C::default()));
     for (key, value) in settings {
-        // What does not read as a value is text, as in the environment.
-        let value = value
-            .parse::<Setting>()
-            .unwrap_or_else(|_| value.clone().into());
+        // What does not read as a value is text, as in the environment; so is a secret.
+        let read = if SECRETS.contains(&&*key) && !reads_as_text(&value) {
+            Err(())
+        } else {
+            value.parse::<Setting>().map_err(drop)
+        };
+        let value = read.unwrap_or_else(|()| value.into());
         figment = figment.merge((key, value));
     }
     build(figment)
@@ -190,7 +207,7 @@ fn problem(error: &figment::Error) -> Problem {
     };
     let secret = SECRETS.contains(&key.as_str());
     let message = if secret {
-        "is not valid; see the documentation".to_owned()
+        "is no text; in a file, write it in quotes".to_owned()
     } else {
         error.kind.to_string()
     };
