@@ -9,6 +9,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::{Json, Router, routing::post};
 use tokio::net::TcpListener;
+use tokio::time::Instant;
 
 use super::*;
 use crate::clock;
@@ -102,6 +103,21 @@ async fn status(access: &Access, credential: &str) -> u16 {
     found.map_or_else(|refusal| refusal.problem.status, |_| 200)
 }
 
+/// Waits until `holds`.
+pub(super) async fn eventually(what: &str, holds: impl AsyncFn() -> bool) {
+    let began = Instant::now();
+    while !holds().await {
+        assert!(began.elapsed() < Duration::from_secs(10), "{what}: not yet");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// Waits until `credential` is not taken any more.
+async fn refused(access: &Access, credential: &str) {
+    let refused = async || status(access, credential).await != 200;
+    eventually("the credential is refused", refused).await;
+}
+
 #[tokio::test]
 async fn an_api_key_is_what_the_core_says_of_it() {
     let core = Core::start(Says::Grant(grant())).await;
@@ -133,14 +149,7 @@ async fn an_answer_counts_for_a_while_and_a_revocation_after_it() {
     }
     assert_eq!(core.asked(), 1);
     core.says(Says::NoKey);
-    let revoked_at = std::time::Instant::now();
-    while status(&access, &key).await == 200 {
-        assert!(
-            revoked_at.elapsed() < Duration::from_secs(5),
-            "the key is still taken"
-        );
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    refused(&access, &key).await;
     // So does the answer that there is no such key.
     core.says(Says::Grant(grant()));
     let asked = core.asked();
@@ -168,15 +177,8 @@ async fn a_key_expires_although_it_is_remembered() {
     .await;
     let access = core.access(|config| config.keys.cache = LONG);
     let key = key();
-    let began = std::time::Instant::now();
     assert_eq!(status(&access, &key).await, 200);
-    while status(&access, &key).await == 200 {
-        assert!(
-            began.elapsed() < Duration::from_secs(5),
-            "the key is still taken"
-        );
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    refused(&access, &key).await;
     assert_eq!(core.asked(), 1);
 }
 
@@ -195,14 +197,7 @@ async fn known_keys_count_on_while_the_core_is_away_and_unknown_ones_must_wait()
     }
     // What was revoked is not remembered as known.
     core.says(Says::NoKey);
-    let began = std::time::Instant::now();
-    while status(&access, &known).await == 200 {
-        assert!(
-            began.elapsed() < Duration::from_secs(5),
-            "the key is still taken"
-        );
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    refused(&access, &known).await;
     core.says(Says::Away);
     assert_eq!(status(&access, &known).await, 503);
 }
@@ -217,14 +212,7 @@ async fn grace_ends() {
     let key = key();
     assert_eq!(status(&access, &key).await, 200);
     core.says(Says::Away);
-    let began = std::time::Instant::now();
-    while status(&access, &key).await == 200 {
-        assert!(
-            began.elapsed() < Duration::from_secs(5),
-            "the key is still taken"
-        );
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    refused(&access, &key).await;
     assert_eq!(status(&access, &key).await, 503);
 }
 

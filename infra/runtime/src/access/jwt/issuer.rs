@@ -60,7 +60,7 @@ struct Known {
 /// What to do about a token's key.
 #[derive(Debug)]
 enum Step {
-    Use(Key),
+    Use(Arc<Key>),
     Fetch,
     Refuse(NoKey),
 }
@@ -86,7 +86,7 @@ impl Known {
     }
 
     /// The key `kid`, however old it is.
-    fn find(&self, kid: Option<&str>, now: Instant) -> Result<Key, NoKey> {
+    fn find(&self, kid: Option<&str>, now: Instant) -> Result<Arc<Key>, NoKey> {
         let (keys, at) = self.keys.as_ref().ok_or(NoKey::Away)?;
         if now.saturating_duration_since(*at) >= KEEP {
             return Err(NoKey::Away);
@@ -114,7 +114,7 @@ impl Issuer {
     }
 
     /// The key that a token with `kid` is signed with.
-    pub(super) async fn key(self: &Arc<Self>, kid: Option<&str>) -> Result<Key, NoKey> {
+    pub(super) async fn key(self: &Arc<Self>, kid: Option<&str>) -> Result<Arc<Key>, NoKey> {
         match self.step(kid) {
             Step::Use(key) => return Ok(key),
             Step::Refuse(error) => {

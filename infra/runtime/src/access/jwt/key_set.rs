@@ -3,6 +3,8 @@
 //! A key says by itself what it is for: RSA for RS256, P-256 for ES256. What a token's header says of the
 //! algorithm only ever has to agree with that, so a public key is never taken for a shared secret.
 
+use std::sync::Arc;
+
 use jsonwebtoken::jwk::{
     AlgorithmParameters, EllipticCurve, Jwk, KeyAlgorithm, KeyOperations, PublicKeyUse,
 };
@@ -16,7 +18,7 @@ const MOST: usize = 100;
 const RSA_DIGITS: std::ops::RangeInclusive<usize> = 341..=684;
 
 /// A key that verifies signatures.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(super) struct Key {
     pub(super) algorithm: Algorithm,
     pub(super) key: DecodingKey,
@@ -24,7 +26,7 @@ pub(super) struct Key {
 
 /// The keys of an issuer.
 #[derive(Debug, Clone, Default)]
-pub(super) struct KeySet(Vec<(Option<String>, Key)>);
+pub(super) struct KeySet(Vec<(Option<String>, Arc<Key>)>);
 
 /// An answer that holds no key to verify signatures with.
 #[derive(Debug, thiserror::Error)]
@@ -55,7 +57,7 @@ impl KeySet {
     }
 
     /// The key that a token with `kid` names. A token may name none where there is but one.
-    pub(super) fn find(&self, kid: Option<&str>) -> Option<&Key> {
+    pub(super) fn find(&self, kid: Option<&str>) -> Option<&Arc<Key>> {
         match (kid, self.0.as_slice()) {
             (Some(kid), keys) => {
                 let mut named = keys.iter().filter(|(id, _)| id.as_deref() == Some(kid));
@@ -72,7 +74,7 @@ impl KeySet {
     }
 }
 
-fn usable(key: Value) -> Option<(Option<String>, Key)> {
+fn usable(key: Value) -> Option<(Option<String>, Arc<Key>)> {
     let jwk: Jwk = serde_json::from_value(key).ok()?;
     let common = &jwk.common;
     let signs = matches!(&common.public_key_use, None | Some(PublicKeyUse::Signature));
@@ -94,7 +96,7 @@ fn usable(key: Value) -> Option<(Option<String>, Key)> {
         return None;
     }
     let key = DecodingKey::from_jwk(&jwk).ok()?;
-    Some((jwk.common.key_id, Key { algorithm, key }))
+    Some((jwk.common.key_id, Arc::new(Key { algorithm, key })))
 }
 
 #[cfg(test)]

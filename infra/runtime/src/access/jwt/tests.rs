@@ -17,6 +17,7 @@ use serde_json::json;
 use tokio::net::TcpListener;
 
 use super::*;
+use crate::access::tests::eventually;
 use crate::access::{Scope, Workspaces};
 use crate::clock;
 use crate::config::Problems;
@@ -331,18 +332,40 @@ async fn a_token_names_its_key_unless_there_is_but_one() {
 async fn keys_rotate_without_a_restart() {
     let (old, new) = (Signer::p256("old"), Signer::p256("new"));
     let (published, tokens) = issuer(&[&old], NO_WAIT, NO_WAIT).await;
-    tokens.principal(&old.sign(&good())).await.unwrap();
+    let token = old.sign(&good());
+    tokens.principal(&token).await.unwrap();
 
     // A key that is not known is looked for at once.
     published.set(&[&old, &new]);
     tokens.principal(&new.sign(&good())).await.unwrap();
-    tokens.principal(&old.sign(&good())).await.unwrap();
+    tokens.principal(&token).await.unwrap();
 
     // A key that was taken back counts no more, once the keys were read anew.
     published.set(&[&new]);
-    let (_, detail) = refused(&tokens, &old.sign(&good())).await;
+    let (_, detail) = refused(&tokens, &token).await;
     assert!(detail.contains("does not publish"), "{detail}");
+
+    // Another key by the same name verifies nothing of the old one's.
+    let other = Signer::p256("new");
+    let token = new.sign(&good());
+    tokens.principal(&token).await.unwrap();
+    published.set(&[&other]);
+    let (_, detail) = refused(&tokens, &token).await;
+    assert!(detail.contains("signature"), "{detail}");
+    published.set(&[&new]);
     tokens.principal(&new.sign(&good())).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_token_expires_although_it_was_verified_before() {
+    let signer = Signer::p256("one");
+    let (_, tokens) = issuer(&[&signer], LONG, LONG).await;
+    // Two seconds within the leeway of 30 s.
+    let token = signer.sign(&claims(json!({"exp": clock::now().timestamp() - 28})));
+    tokens.principal(&token).await.unwrap();
+    let expired = async || tokens.principal(&token).await.is_err();
+    eventually("the token expires", expired).await;
+    assert_eq!(refused(&tokens, &token).await.0, "token-expired");
 }
 
 #[tokio::test]
