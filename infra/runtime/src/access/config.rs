@@ -23,6 +23,10 @@ pub struct AccessConfig {
     pub internal_token: Option<Secret>,
     /// A file that holds it.
     pub internal_token_file: Option<PathBuf>,
+    /// One that is taken as well but never sent, while the first is being replaced.
+    pub second_internal_token: Option<Secret>,
+    /// A file that holds it.
+    pub second_internal_token_file: Option<PathBuf>,
     /// How long it is remembered what API keys allow.
     pub keys: KeysConfig,
     /// How much may be asked.
@@ -88,22 +92,31 @@ impl AccessConfig {
     pub fn validate(&self, problems: &mut Problems) {
         let fix = "write 16 or more characters that nobody guesses, such as what `openssl rand -hex 32` \
                    prints; the same for all services";
-        let mut complain = |what| {
-            problems.add_without_value("access.internal_token", &format!("{what}; {fix}"));
-        };
-        match self.internal_token.as_ref().map(Secret::expose) {
-            None => complain("is not set"),
-            Some(token) if token.len() < SHORTEST => complain("is too short"),
-            // It travels in a header, where white space has a meaning.
-            Some(token) if !token.bytes().all(|byte| byte.is_ascii_graphic()) => {
-                complain("has white space or characters that are no ASCII");
+        if self.internal_token.is_none() {
+            problems.add_without_value("access.internal_token", &format!("is not set; {fix}"));
+        }
+        for (key, token) in [
+            ("access.internal_token", &self.internal_token),
+            ("access.second_internal_token", &self.second_internal_token),
+        ] {
+            let token = token.as_ref().map(Secret::expose);
+            if let Some(wrong) = token.and_then(wrong) {
+                problems.add_without_value(key, &format!("{wrong}; {fix}"));
             }
-            Some(_) => {}
         }
         self.keys.validate(problems);
         self.rate.validate(problems);
         self.jwt.validate(problems);
     }
+}
+
+fn wrong(token: &str) -> Option<&'static str> {
+    if token.len() < SHORTEST {
+        return Some("is too short");
+    }
+    // It travels in a header, where white space has a meaning.
+    let graphic = token.bytes().all(|byte| byte.is_ascii_graphic());
+    (!graphic).then_some("has white space or characters that are no ASCII")
 }
 
 impl KeysConfig {
@@ -156,6 +169,9 @@ mod tests {
             assert!(said.contains("openssl rand -hex 32"), "{said}");
             assert!(!said.contains("short\""), "{said}");
         }
+        let second = Some(Secret::new("short"));
+        let said = problems(|config| config.second_internal_token = second);
+        assert!(said.contains("access.second_internal_token is too short"));
         let said = problems(|config| config.keys.cache = Duration::from_mins(6));
         assert!(
             said.contains("access.keys.cache") && said.contains("5m"),

@@ -8,6 +8,8 @@ mod config;
 mod core_keys;
 mod credential;
 mod guard;
+#[cfg(test)]
+mod guard_tests;
 mod internal;
 mod jwt;
 mod key_cache;

@@ -18,6 +18,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use crate::credential;
+
 pub use parts::{AmqpConfig, BatchLimit, DatabaseConfig, HttpConfig};
 pub use secret::{Secret, SecretUrl};
 
@@ -35,7 +37,12 @@ pub trait Config: Default + Serialize + DeserializeOwned + Send + 'static {
 /// Variables that everybody knows by another name than ours.
 const ALIASES: [(&str, &str); 2] = [("DATABASE_URL", "database.url"), ("AMQP_URL", "amqp.url")];
 /// Keys that may come from a file named by the key with `_file` behind it.
-const SECRETS: [&str; 3] = ["database.url", "amqp.url", "access.internal_token"];
+const SECRETS: [&str; 4] = [
+    "database.url",
+    "amqp.url",
+    "access.internal_token",
+    "access.second_internal_token",
+];
 
 /// One thing wrong with a configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -165,6 +172,7 @@ pub fn build<C: Config>(mut figment: Figment) -> Result<C, Problems> {
         let Ok(path) = figment.extract_inner::<std::path::PathBuf>(&format!("{key}_file")) else {
             continue;
         };
+        credential::keep(&path);
         match std::fs::read_to_string(&path) {
             Ok(text) => figment = figment.merge((key, text.trim().to_owned())),
             Err(error) => problems.add(
