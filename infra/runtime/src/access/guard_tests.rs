@@ -6,10 +6,11 @@ use axum::Extension;
 use axum::http::{HeaderMap, StatusCode};
 use futures_util::future::{BoxFuture, ready};
 use reqwest::{Client, Response};
-use serde_json::Value;
+use serde_json::{Value, json};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::jwt::test_issuer::{self, Signer};
 use super::*;
 use crate::config::HttpConfig;
 use crate::http::{self, Problem};
@@ -138,6 +139,28 @@ async fn a_request_gets_to_its_route_with_one_good_credential() {
         let answer = get(&format!("{url}/{open}"), &[]).await;
         assert!(answer.status().is_success(), "{open}");
     }
+    context.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_token_of_the_identity_provider_is_a_credential_like_others() {
+    let signer = Signer::p256("one");
+    let (published, jwks_url) = test_issuer::serve().await;
+    published.set(&[&signer]);
+    let jwt = test_issuer::config(&jwks_url, test_issuer::LONG);
+    let (context, url) = service(|config| config.jwt = jwt).await;
+    let token = format!("Bearer {}", signer.sign(&test_issuer::good()));
+    let answer = get(&format!("{url}/v1/me"), &[("authorization", &token)]).await;
+    assert_eq!(answer.text().await.unwrap(), "jwt:alice");
+    for (workspace, status) in [("ours", 200), ("theirs", 403)] {
+        let url = format!("{url}/v1/workspaces/{workspace}/things");
+        let answer = get(&url, &[("authorization", &token)]).await;
+        assert_eq!(answer.status().as_u16(), status, "{workspace}");
+    }
+    let expired = signer.sign(&test_issuer::claims(json!({"exp": 1})));
+    let answer = get(&format!("{url}/v1/me"), &[("x-api-key", &expired)]).await;
+    assert_eq!(answer.status(), StatusCode::UNAUTHORIZED);
+    assert_eq!(kind(answer).await, "token-expired");
     context.stop().await.unwrap();
 }
 

@@ -110,6 +110,11 @@ impl JwtConfig {
     fn validate_url(&self, url: &str, problems: &mut Problems) {
         let key = "access.jwt.jwks_url";
         let parsed = Url::parse(url).ok().filter(Url::has_host);
+        if parsed.as_ref().is_some_and(|url| url.password().is_some()) {
+            let fix = "holds a password, which --print-config would show; write it without";
+            problems.add_without_value(key, fix);
+            return;
+        }
         match parsed.as_ref().map(Url::scheme) {
             Some("https") => {}
             Some("http") if self.allow_http => {}
@@ -163,7 +168,8 @@ mod tests {
             config.allow_http = true;
         };
         assert!(problems(allowed).is_empty());
-        for bad in ["", "id.example", "file:///etc/keys", "https:"] {
+        let bad = "https://user:password@id.example/keys";
+        for bad in ["", "id.example", "file:///etc/keys", "https:", bad] {
             let bad = Some(bad.to_owned());
             assert_eq!(problems(|config| config.jwks_url = bad), ["jwks_url"]);
         }

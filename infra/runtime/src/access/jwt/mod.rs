@@ -9,6 +9,8 @@ mod config;
 mod issuer;
 mod key_set;
 #[cfg(test)]
+pub(super) mod test_issuer;
+#[cfg(test)]
 mod tests;
 
 use std::sync::Arc;
