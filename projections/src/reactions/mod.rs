@@ -31,7 +31,7 @@ mod webhooks;
 
 use std::sync::Arc;
 
-use runtime::access::{Access, NoKeys};
+use runtime::access::Access;
 use runtime::amqp::Link;
 use runtime::db::{self, Migrations};
 use runtime::{Context, http, outbound};
@@ -75,7 +75,7 @@ pub async fn start(context: Context, config: ReactionsConfig) -> anyhow::Result<
     let routes = endpoint_api::routes(source.clone())
         .merge(secret_api::routes(source.clone()))
         .merge(delivery_api::routes(source));
-    let access = Access::new(&config.access, Arc::new(NoKeys));
+    let access = Access::with_core(&config.access, &config.core.url)?;
     let http = http::serve(&context, &config.http, &access, routes.into()).await?;
     let worker = context.clone();
     context.spawn("reactions", async move {
