@@ -4,6 +4,7 @@
 //! route asks for is read from the API's description ([`Rules`]); a route that is not described takes
 //! only the installation's own credential.
 
+mod audit;
 mod config;
 mod guard;
 mod internal;
@@ -15,6 +16,7 @@ use std::sync::Arc;
 
 use axum::http::StatusCode;
 
+pub use audit::{AuditLog, Begun, Change, Concluded, CoreAudit, audited};
 pub use config::AccessConfig;
 pub(crate) use guard::{Guarded, guard};
 pub use internal::{InternalToken, new_secret};
