@@ -89,11 +89,11 @@ impl TryFrom<Raw> for KeyRow {
 
 fn scopes(id: &str, names: &[String]) -> Result<Vec<Scope>, StoreError> {
     let scopes = names.iter().map(|name| name.parse());
-    scopes.collect::<Result<_, _>>().map_err(
-        |error: runtime::access::UnknownScope| {
+    scopes
+        .collect::<Result<_, _>>()
+        .map_err(|error: runtime::access::UnknownScope| {
             StoreError::inconsistent("core.api_key", "scopes", id, error)
-        },
-    )
+        })
 }
 
 /// Stores a new key.

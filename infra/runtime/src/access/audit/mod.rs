@@ -152,7 +152,8 @@ fn trace_id(headers: &HeaderMap) -> Option<String> {
 }
 
 fn away() -> Problem {
-    let detail = "nothing was changed, because the audit log cannot be written for the moment; try again";
+    let detail =
+        "nothing was changed, because the audit log cannot be written for the moment; try again";
     Problem::new(StatusCode::SERVICE_UNAVAILABLE, "audit-away", detail)
 }
 
