@@ -9,6 +9,7 @@
 
 pub mod acceptance;
 pub mod access;
+mod command;
 pub mod config;
 pub mod control;
 pub mod decide;
@@ -37,6 +38,8 @@ use sqlx::PgPool;
 use utoipa_axum::router::OpenApiRouter;
 
 use acceptance::Acceptance;
+pub use command::{lifetime, main};
+
 use access::PgAccess;
 use config::ConsumerConfig;
 use control::WayBack;
@@ -161,6 +164,7 @@ fn consume(
         parked: config.parked,
         dead_letters: config.dead_letters,
         keys: config.ingest.key_retention,
+        audit: config.audit.retention,
     };
     let retention = retention::run(context.clone(), pool.clone(), kept);
     context.spawn("retention", retention);

@@ -12,12 +12,13 @@ use crate::connection::ConnectionCommand;
 use crate::dead_events::DeadEventsCommand;
 use crate::dead_letters::DeadLettersCommand;
 use crate::ingest::IngestArguments;
+use crate::keys::KeysCommand;
 use crate::parked::ParkedCommand;
 use crate::reconcile::ReconcileArguments;
 use crate::subscribers::SubscribersCommand;
 use crate::webhook::WebhookCommand;
 use crate::{
-    connection, dead_events, dead_letters, gateway, ingest, parked, reconcile, services,
+    connection, dead_events, dead_letters, gateway, ingest, keys, parked, reconcile, services,
     subscribers, up, webhook,
 };
 
@@ -41,6 +42,9 @@ enum Command {
     /// Add, list and remove connections to providers.
     #[command(subcommand)]
     Connection(ConnectionCommand),
+    /// Make, list and revoke API keys.
+    #[command(subcommand)]
+    Keys(KeysCommand),
     /// Deliver frames to a connection of kind push: each line of a file is one.
     Ingest(IngestArguments),
     /// List, show, discard and replay frames that could not be read.
@@ -151,6 +155,7 @@ pub fn main_with(arguments: impl IntoIterator<Item = impl Into<OsString> + Clone
         Some(Command::Up(arguments)) => up::main(arguments),
         Some(Command::Services(arguments)) => up::services_main(arguments),
         Some(Command::Connection(command)) => connection::main(command),
+        Some(Command::Keys(command)) => keys::main(command),
         Some(Command::Ingest(arguments)) => ingest::main(arguments),
         Some(Command::Parked(command)) => parked::main(command),
         Some(Command::DeadLetters(command)) => dead_letters::main(command),
