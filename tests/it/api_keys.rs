@@ -8,9 +8,14 @@ use reqwest::Method;
 use runtime::access::{ApiKey, KeyCheck, KeySource, Scope};
 use runtime::clock;
 use serde_json::{Value, json};
+use shared_model::ConnectionId;
+use tests::frames::frame;
 use tests::harness::{Options, World, eventually};
 
+use crate::ingest::{envelope, push_connection};
+
 const SOON: Duration = Duration::from_secs(90);
+const INGEST: &str = "/v1/provider-ingest";
 const KEYS: &str = "/v1/workspaces/depot/api-keys";
 
 /// What a request of the holder of `key` is answered: status, problem's name or nothing, and body.
@@ -293,5 +298,49 @@ async fn the_use_of_a_key_is_noted_once_a_minute() {
         .await
         .unwrap();
     assert_eq!(answer.status(), 403);
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn frames_are_taken_for_the_workspaces_of_their_sender_alone() {
+    let world = World::with(Options::core_only()).await;
+    let settings = json!({"vehicles": {"bus-1": ["soc"]}});
+    let own = push_connection(&world, "depot", settings.clone()).await;
+    let others = push_connection(&world, "harbour", settings).await;
+    let sender = world.key(&["depot"], &[Scope::Ingest]).await;
+    let body = [frame(
+        "bus-1",
+        "soc",
+        json!(5),
+        clock::now().timestamp_millis(),
+    )];
+    let to = |workspace: &str, connection| envelope(workspace, connection, &body);
+    let unknown = ConnectionId(clock::new_id());
+    // It makes no difference whether what was named is there.
+    for wrong in [
+        json!([to("depot", own), to("harbour", others)]),
+        json!([to("harbour", unknown)]),
+    ] {
+        let order = Some(wrong);
+        let (status, name, body) = ask(&world, &sender, Method::POST, INGEST, order).await;
+        assert_eq!(
+            (status, name.as_str()),
+            (403, "workspace-forbidden"),
+            "{body}"
+        );
+    }
+    let seen = sqlx::query_scalar::<_, i64>("SELECT count(*) FROM core.session");
+    assert_eq!(seen.fetch_one(&world.pool).await.unwrap(), 0);
+    let order = Some(to("depot", own));
+    let (status, _, answer) = ask(&world, &sender, Method::POST, INGEST, order).await;
+    assert_eq!(
+        (status, &answer["frames"][0]["verdict"]),
+        (200, &json!("accepted")),
+        "{answer}"
+    );
+    let reader = world.key(&["depot"], &[Scope::Read]).await;
+    let order = Some(to("depot", own));
+    let (status, name, _) = ask(&world, &reader, Method::POST, INGEST, order).await;
+    assert_eq!((status, name.as_str()), (403, "scope-missing"));
     world.stop().await;
 }

@@ -11,6 +11,7 @@ use runtime::outbound::{self, AddressRules};
 use serde::{Deserialize, Serialize};
 
 use super::list;
+use crate::CoreConfig;
 
 /// What a stop leaves for calls that are under way, with some to spare.
 const LONGEST_TIMEOUT: Duration = Duration::from_secs(20);
@@ -29,6 +30,8 @@ pub struct ReactionsConfig {
     pub http: HttpConfig,
     /// Who may use the APIs.
     pub access: AccessConfig,
+    /// The core, which knows the API keys.
+    pub core: CoreConfig,
     /// How much to commit at once.
     pub batch: BatchLimit,
     /// How webhooks are called.
@@ -233,6 +236,7 @@ impl Default for ReactionsConfig {
             database: DatabaseConfig::default(),
             http: HttpConfig::local(8085),
             access: AccessConfig::default(),
+            core: CoreConfig::default(),
             batch: BatchLimit::default(),
             webhooks: WebhooksConfig::default(),
             deliveries: DeliveriesConfig::default(),
@@ -244,6 +248,7 @@ impl Config for ReactionsConfig {
     fn validate(&self, problems: &mut Problems) {
         self.amqp.validate(problems);
         self.access.validate(problems);
+        self.core.validate(problems);
         self.database.validate(problems);
         self.batch.validate(problems);
         self.webhooks.validate(problems);
