@@ -1,5 +1,6 @@
 //! Configuration of the core and the relay.
 
+mod audit;
 mod dead_letters;
 mod ingest;
 mod log;
@@ -14,6 +15,7 @@ use runtime::access::AccessConfig;
 use runtime::config::{AmqpConfig, BatchLimit, Config, DatabaseConfig, HttpConfig, Problems};
 use serde::{Deserialize, Serialize};
 
+pub use audit::AuditConfig;
 pub use dead_letters::DeadLettersConfig;
 pub use ingest::IngestConfig;
 pub use log::LogConfig;
@@ -67,6 +69,8 @@ pub struct ConsumerConfig {
     pub parked: ParkedConfig,
     /// How long and how much is kept of what the broker gave up.
     pub dead_letters: DeadLettersConfig,
+    /// How long it is known who has changed what.
+    pub audit: AuditConfig,
     /// How it is judged whether everything adds up.
     pub reconcile: ReconcileConfig,
 }
@@ -221,6 +225,7 @@ impl Config for ConsumerConfig {
         self.ingest.validate(problems);
         self.parked.validate(problems);
         self.dead_letters.validate(problems);
+        self.audit.validate(problems);
         self.reconcile.validate(problems);
         if !(Duration::from_millis(100)..=DAY).contains(&self.acceptance.sweep_after) {
             problems.add(

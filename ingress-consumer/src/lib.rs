@@ -8,6 +8,8 @@
 //! is away, it waits. Both resume by themselves.
 
 pub mod acceptance;
+pub mod access;
+mod command;
 pub mod config;
 pub mod control;
 pub mod decide;
@@ -27,14 +29,18 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use runtime::access::{Access, NoKeys};
+use runtime::access::{Access, audited};
 use runtime::amqp::{Link, Publisher};
 use runtime::backoff::Backoff;
 use runtime::{Context, db, http};
 use shared_model::topology;
 use sqlx::PgPool;
+use utoipa_axum::router::OpenApiRouter;
 
 use acceptance::Acceptance;
+pub use command::{lifetime, main};
+
+use access::PgAccess;
 use config::ConsumerConfig;
 use control::WayBack;
 use installation::{Installation, Moment};
@@ -68,8 +74,11 @@ pub async fn start(context: Context, config: ConsumerConfig) -> anyhow::Result<S
         .merge(reconcile)
         .merge(control::log_routes(pool.clone()))
         .merge(intake.routes());
-    let access = Access::new(&config.access, Arc::new(NoKeys));
-    let address = http::serve(&context, &config.http.0, &access, routes.into()).await?;
+    let routes = OpenApiRouter::from(routes).merge(control::access_routes(pool.clone()));
+    let stored = Arc::new(PgAccess::new(pool.clone()));
+    let access = Access::new(&config.access, stored.clone());
+    let routes = audited(routes, stored)?;
+    let address = http::serve(&context, &config.http.0, &access, routes).await?;
     let worker = context.clone();
     let prepared = context.readiness().add("schema");
     context.spawn("core", async move {
@@ -155,6 +164,7 @@ fn consume(
         parked: config.parked,
         dead_letters: config.dead_letters,
         keys: config.ingest.key_retention,
+        audit: config.audit.retention,
     };
     let retention = retention::run(context.clone(), pool.clone(), kept);
     context.spawn("retention", retention);

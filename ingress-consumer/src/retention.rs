@@ -1,5 +1,5 @@
-//! What is kept no longer: parked frames and dead letters beyond their age and number, and keys of
-//! provider-ingest.
+//! What is kept no longer: parked frames and dead letters beyond their age and number, keys of
+//! provider-ingest, and old entries of the audit log.
 //!
 //! Any number of cores may sweep at once. A sweep that fails is put off to the next.
 
@@ -12,7 +12,7 @@ use sqlx::PgPool;
 use crate::config::{DeadLettersConfig, ParkedConfig};
 use crate::metrics;
 use crate::store::dead_letter::{self, Removed};
-use crate::store::{StoreError, ingest, parked};
+use crate::store::{StoreError, audit, ingest, parked};
 
 /// How many rows one transaction removes.
 const AT_ONCE: i64 = 1000;
@@ -26,6 +26,8 @@ pub struct Kept {
     pub dead_letters: DeadLettersConfig,
     /// Keys of provider-ingest.
     pub keys: Duration,
+    /// Entries of the audit log.
+    pub audit: Duration,
 }
 
 /// Sweeps until the service is asked to stop.
@@ -49,7 +51,8 @@ pub async fn run(context: Context, pool: PgPool, kept: Kept) -> anyhow::Result<(
 async fn sweep(pool: &PgPool, kept: Kept) -> Result<(), StoreError> {
     parked_frames(pool, kept.parked).await?;
     dead_letters(pool, kept.dead_letters).await?;
-    keys(pool, kept.keys).await
+    keys(pool, kept.keys).await?;
+    audit_entries(pool, kept.audit).await
 }
 
 async fn parked_frames(pool: &PgPool, limits: ParkedConfig) -> Result<(), StoreError> {
@@ -135,6 +138,20 @@ async fn keys(pool: &PgPool, retention: Duration) -> Result<(), StoreError> {
     loop {
         let removed = db::in_tx(pool, "forget_keys", |mut tx| async move {
             let removed = ingest::forget(&mut tx, now - retention, AT_ONCE).await?;
+            Ok::<_, StoreError>((tx, removed))
+        })
+        .await?;
+        if removed == 0 {
+            return Ok(());
+        }
+    }
+}
+
+async fn audit_entries(pool: &PgPool, retention: Duration) -> Result<(), StoreError> {
+    let now = clock::now();
+    loop {
+        let removed = db::in_tx(pool, "remove_old_audit", |mut tx| async move {
+            let removed = audit::remove_older(&mut tx, now - retention, AT_ONCE).await?;
             Ok::<_, StoreError>((tx, removed))
         })
         .await?;

@@ -1,4 +1,4 @@
-//! A core of the tests' own: the log API on a log in memory.
+//! A core of the tests' own: the log API on a log in memory, and the audit log.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -7,6 +7,7 @@ use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::routing::{get, post, put};
 use axum::{Json, Router};
+use runtime::access::{Begun, Change, Concluded};
 use runtime::config::HttpConfig;
 use runtime::http::Problem;
 use runtime::{clock, http};
@@ -17,6 +18,7 @@ use shared_model::event::{CloudEvent, EventType, LogPosition};
 use shared_model::log::{
     LogState, Progress, ShardState, SourceEvent, SourceEvents, SourceState, StateItem, StatePage,
 };
+use uuid::Uuid;
 
 use crate::CoreConfig;
 
@@ -45,6 +47,10 @@ pub(crate) struct Log {
     pub(crate) is_deaf: bool,
     /// Takes what was found the next time, and does not say so.
     pub(crate) is_forgetful: bool,
+    /// The audit log: what was to be changed, and how that ended.
+    pub(crate) audited: Vec<(Change, Option<u16>)>,
+    /// Takes no audit entry.
+    pub(crate) is_unaudited: bool,
 }
 
 /// The stand-in.
@@ -63,6 +69,8 @@ impl CoreStandIn {
             .route("/internal/v1/state", get(page))
             .route("/internal/v1/subscribers/{name}", put(report))
             .route("/internal/v1/sources/health/events", post(take_found))
+            .route("/internal/v1/audit", post(begin))
+            .route("/internal/v1/audit/{id}", put(conclude))
             .with_state(Arc::clone(&log));
         let context = runtime::Context::new("core", "stand-in");
         let address = http::serve_open(&context, &HttpConfig::local(0), routes).await;
@@ -128,6 +136,30 @@ impl Log {
 
 async fn show(State(log): State<Shared>) -> Json<LogState> {
     Json(log.lock().unwrap().state(None))
+}
+
+/// An entry's id is its place.
+async fn begin(
+    State(log): State<Shared>,
+    Json(change): Json<Change>,
+) -> Result<Json<Begun>, StatusCode> {
+    let mut log = log.lock().unwrap();
+    if log.is_unaudited {
+        return Err(StatusCode::INTERNAL_SERVER_ERROR);
+    }
+    let id = Uuid::from_u128(log.audited.len() as u128);
+    log.audited.push((change, None));
+    Ok(Json(Begun { id }))
+}
+
+async fn conclude(
+    State(log): State<Shared>,
+    Path(id): Path<Uuid>,
+    Json(concluded): Json<Concluded>,
+) -> StatusCode {
+    let place = usize::try_from(id.as_u128()).unwrap();
+    log.lock().unwrap().audited[place].1 = Some(concluded.status);
+    StatusCode::NO_CONTENT
 }
 
 async fn report(

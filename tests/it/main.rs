@@ -1,6 +1,8 @@
 //! One binary for all end-to-end tests, so that they share the servers.
 
 mod api;
+mod api_keys;
+mod audit;
 mod broker;
 mod command_line;
 mod dead_letters;

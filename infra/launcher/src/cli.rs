@@ -13,6 +13,7 @@ use crate::connection::ConnectionCommand;
 use crate::dead_events::DeadEventsCommand;
 use crate::dead_letters::DeadLettersCommand;
 use crate::ingest::IngestArguments;
+use crate::keys::KeysCommand;
 use crate::parked::ParkedCommand;
 use crate::reconcile::ReconcileArguments;
 use crate::status::StatusArguments;
@@ -21,8 +22,8 @@ use crate::tail::TailArguments;
 use crate::vehicles::VehiclesArguments;
 use crate::webhook::WebhookCommand;
 use crate::{
-    connection, dead_events, dead_letters, gateway, ingest, parked, reconcile, services, status,
-    subscribers, tail, up, vehicles, webhook,
+    connection, dead_events, dead_letters, gateway, ingest, keys, parked, reconcile, services,
+    status, subscribers, tail, up, vehicles, webhook,
 };
 
 #[derive(Debug, Parser)]
@@ -51,6 +52,9 @@ enum Command {
     /// Add, list and remove connections to providers.
     #[command(subcommand)]
     Connection(ConnectionCommand),
+    /// Make, list and revoke API keys.
+    #[command(subcommand)]
+    Keys(KeysCommand),
     /// Deliver frames to a connection of kind push: each line of a file is one.
     Ingest(IngestArguments),
     /// List, show, discard and replay frames that could not be read.
@@ -178,6 +182,7 @@ pub fn main_with(arguments: impl IntoIterator<Item = impl Into<OsString> + Clone
             ExitCode::SUCCESS
         }
         Some(Command::Connection(command)) => connection::main(command),
+        Some(Command::Keys(command)) => keys::main(command),
         Some(Command::Ingest(arguments)) => ingest::main(arguments),
         Some(Command::Parked(command)) => parked::main(command),
         Some(Command::DeadLetters(command)) => dead_letters::main(command),

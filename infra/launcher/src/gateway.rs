@@ -160,6 +160,19 @@ pub async fn start(context: Context, config: GatewayConfig) -> anyhow::Result<So
             "/v1/workspaces/{workspace}/parked/{id}",
             upstream("core", core),
         )
+        .route("/v1/workspaces/{workspace}/audit", upstream("core", core))
+        .route(
+            "/v1/workspaces/{workspace}/api-keys",
+            upstream("core", core),
+        )
+        .route(
+            "/v1/workspaces/{workspace}/api-keys/{id}",
+            upstream("core", core),
+        )
+        .route("/v1/audit", upstream("core", core))
+        .route("/v1/api-keys", upstream("core", core))
+        .route("/v1/api-keys/{id}", upstream("core", core))
+        .route("/v1/me", upstream("core", core))
         .route("/v1/subscribers", upstream("core", core))
         .route("/v1/subscribers/{name}", upstream("core", core))
         .route("/v1/subscribers/{name}/reset", upstream("core", core))

@@ -2,13 +2,15 @@
 
 use std::fmt;
 
-use crate::demo::SHARED_VEHICLE;
+use crate::demo::{SHARED_VEHICLE, WORKSPACE};
 
 /// Everything that is worth knowing of a running system.
 #[derive(Debug, Default)]
 pub struct Screen {
     /// The gateway's address.
     pub api: String,
+    /// The key to its APIs.
+    pub api_key: String,
     /// The demo workspace, if there are simulated providers.
     pub demo: Option<&'static str>,
     /// The management UI's address, user and password.
@@ -50,6 +52,16 @@ impl fmt::Display for Screen {
             )?;
             writeln!(f, "  connect         headrace connection add --help")?;
         }
+        writeln!(
+            f,
+            "  API key         {}  (all of the workspace {WORKSPACE})",
+            self.api_key
+        )?;
+        writeln!(
+            f,
+            "  try             curl -H \"Authorization: Bearer {}\" {}/v1/me",
+            self.api_key, self.api
+        )?;
         writeln!(
             f,
             "  RabbitMQ        {management}  (user {user}, password {password})"

@@ -129,11 +129,7 @@ impl Service {
     fn run(self, arguments: Vec<OsString>) -> ExitCode {
         let (arguments, name) = (arguments.into_iter(), self.name());
         match self {
-            Self::IngressConsumer => {
-                service::run_with(arguments, name, Some(CORE), |context, config| async {
-                    ingress_consumer::start(context, config).await.map(drop)
-                })
-            }
+            Self::IngressConsumer => ingress_consumer::main(arguments),
             Self::OutboxRelay => {
                 service::run_with(arguments, name, Some(CORE), |context, config| async {
                     ingress_consumer::relay::start(context, config)

@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use crate::cli::{DataArguments, UpArguments};
 use crate::counts::Sources;
 use crate::demo::{self, Providers};
+use crate::demo_key;
 use crate::env_file::EnvFile;
 use crate::gateway::{self, GatewayConfig, Upstreams};
 use crate::hosting::{Host, Hosted};
@@ -196,6 +197,7 @@ struct System {
     hosted: Vec<Hosted>,
     gateway: (Context, String),
     providers: Option<Providers>,
+    api_key: String,
 }
 
 async fn up(
@@ -215,11 +217,12 @@ async fn up(
             return ended.map_or(Ok(()), |ended| ended.map(drop)).and(stopped);
         }
     };
-    let (gateway, providers) = started;
+    let (gateway, providers, api_key) = started;
     let system = System {
         hosted,
         gateway,
         providers,
+        api_key,
     };
     let shown = show(servers, &system, stop).await;
     println!("Stopping the services …");
@@ -232,12 +235,13 @@ async fn up(
     shown.and(stopped)
 }
 
-/// Starts the services into `hosted`, then the gateway and the simulated providers.
+/// Starts the services into `hosted`, then the gateway and the simulated providers; and makes the key to
+/// the APIs.
 async fn start(
     arguments: &UpArguments,
     servers: &Servers,
     hosted: &mut Vec<Hosted>,
-) -> anyhow::Result<((Context, String), Option<Providers>)> {
+) -> anyhow::Result<((Context, String), Option<Providers>, String)> {
     let database = servers.private.postgres().url(DATABASE);
     services::migrate(&database).await?;
     let host = Host {
@@ -260,17 +264,19 @@ async fn start(
     }
     let gateway = start_gateway(arguments, hosted).await?;
     wait_until_ready(hosted, &local_client(&servers.access())?).await?;
+    let data = servers.private.data().path();
+    let core = url_of(hosted, Service::IngressConsumer);
+    let api_key = demo_key::key(&local_client(&servers.access())?, &core, data).await?;
     let providers = if arguments.no_simulator {
         None
     } else {
-        let data = servers.private.data().path();
         let providers = Providers::start(data, arguments.vehicles, arguments.rate)?;
         providers
             .connect(&local_client(&servers.access())?, &gateway.1, data)
             .await?;
         Some(providers)
     };
-    Ok((gateway, providers))
+    Ok((gateway, providers, api_key))
 }
 
 /// What each service is told.
@@ -370,16 +376,19 @@ fn local_client(access: &AccessConfig) -> anyhow::Result<Client> {
         .build()?)
 }
 
+/// Where `service` listens.
+fn url_of(hosted: &[Hosted], service: Service) -> String {
+    let found = hosted.iter().find(|hosted| hosted.service == service);
+    found
+        .map(|hosted| format!("http://{}", hosted.http))
+        .unwrap_or_default()
+}
+
 async fn start_gateway(
     arguments: &UpArguments,
     hosted: &[Hosted],
 ) -> anyhow::Result<(Context, String)> {
-    let url = |service| {
-        let found = hosted.iter().find(|hosted| hosted.service == service);
-        found
-            .map(|hosted| format!("http://{}", hosted.http))
-            .unwrap_or_default()
-    };
+    let url = |service| url_of(hosted, service);
     let config = |listen| GatewayConfig {
         http: HttpConfig { listen },
         upstream: Upstreams {
@@ -430,7 +439,7 @@ async fn show(servers: &Servers, system: &System, stop: &CancellationToken) -> a
     let rabbitmq = servers.private.rabbitmq();
     env_file.set("API_URL", &system.gateway.1);
     env_file.set("INTERNAL_TOKEN", &servers.internal_token);
-    env_file.set("API_KEY", &servers.internal_token);
+    env_file.set("API_KEY", &system.api_key);
     env_file.set("WORKSPACE", demo::WORKSPACE);
     let simulators = system.providers.as_ref().map(Providers::control_urls);
     let simulators = simulators.unwrap_or_default();
@@ -454,6 +463,7 @@ async fn show(servers: &Servers, system: &System, stop: &CancellationToken) -> a
         "{}",
         Screen {
             api: system.gateway.1.clone(),
+            api_key: system.api_key.clone(),
             demo: system.providers.as_ref().map(|_| demo::WORKSPACE),
             management: management.clone(),
             metrics: metrics.clone(),

@@ -152,6 +152,22 @@ fn get(key: &str, url: &str) -> Value {
     })
 }
 
+/// The status of the answer to whoever comes with `key`, or with nothing.
+fn status(key: Option<&str>, url: &str) -> u16 {
+    runtime::telemetry::install_tls();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let mut request = reqwest::Client::new().get(url);
+        if let Some(key) = key {
+            request = request.bearer_auth(key);
+        }
+        request.send().await.unwrap().status().as_u16()
+    })
+}
+
 /// The odometers of the vehicles of the workspace at `url` that stream.
 fn odometers(key: &str, url: &str) -> Vec<f64> {
     let page = get(key, &format!("{url}/vehicles"));
@@ -220,6 +236,19 @@ fn up_shows_moving_vehicles_and_resumes_on_the_same_data() {
         assert!(screen.contains(part), "{part:?} is not in {screen}");
     }
 
+    let key = env["API_KEY"].clone();
+    let me = get(&key, &format!("{}/v1/me", env["API_URL"]));
+    assert_eq!(me["workspaces"], serde_json::json!(["demo"]), "{me}");
+    let keys = format!("{workspace}/api-keys");
+    assert_eq!(status(Some(&key), &keys), 200);
+    assert_eq!(status(None, &keys), 401);
+    let others = format!("{}/v1/workspaces/depot/api-keys", env["API_URL"]);
+    assert_eq!(status(Some(&key), &others), 403);
+    assert!(screen.contains(&key), "{screen}");
+    let file = data.path().join("api-key");
+    let mode = std::fs::metadata(&file).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600, "others can read the key");
+
     let reconciled = headrace(&["reconcile", "--wait", "1m"], data.path())
         .output()
         .unwrap();
@@ -255,6 +284,7 @@ fn up_shows_moving_vehicles_and_resumes_on_the_same_data() {
     let second = Running::start(&arguments, data.path());
     let env = second.env();
     let workspace = format!("{}/v1/workspaces/{}", env["API_URL"], env["WORKSPACE"]);
+    assert_eq!(env["API_KEY"], key, "the key survives a restart");
     assert!(version(&workspace) >= reached);
     let connections = get(&env["API_KEY"], &format!("{workspace}/connections"));
     assert_eq!(
@@ -296,7 +326,7 @@ fn services_may_run_as_processes_which_come_back_when_they_die() {
     assert!(before.values().all(|pid| is_alive(*pid)), "{before:?}");
 
     let connection = |arguments: &[&str]| {
-        let arguments = [&["connection"], arguments, &["--workspace", "depot"]].concat();
+        let arguments = [&["connection"], arguments, &["--workspace", "demo"]].concat();
         headrace(&arguments, data.path()).output().unwrap()
     };
     let added = connection(&[
@@ -319,6 +349,28 @@ fn services_may_run_as_processes_which_come_back_when_they_die() {
         "{}",
         text(&refused)
     );
+    let keys = |arguments: &[&str]| {
+        let arguments = [&["keys"], arguments, &["--workspace", "demo"]].concat();
+        headrace(&arguments, data.path()).output().unwrap()
+    };
+    let made = keys(&["create", "--name", "board", "--scope", "read"]);
+    assert!(made.status.success(), "{}", text(&made));
+    let made: Value = serde_json::from_slice(&made.stdout).unwrap();
+    let (board, key) = (made["id"].as_str().unwrap(), made["key"].as_str().unwrap());
+    let me = format!("{}/v1/me", env["API_URL"]);
+    assert_eq!(status(Some(key), &me), 200);
+    assert!(keys(&["revoke", board]).status.success());
+    eventually(
+        "the key is revoked",
+        || status(Some(key), &me),
+        |status| *status == 401,
+    );
+    let listed = text(&keys(&["list"]));
+    assert!(
+        listed.contains(r#""state":"revoked""#) && !listed.contains(key),
+        "{listed}"
+    );
+
     let removed = connection(&["remove", id]);
     assert!(removed.status.success(), "{}", text(&removed));
 
@@ -340,7 +392,7 @@ fn services_may_run_as_processes_which_come_back_when_they_die() {
         get(
             &env["API_KEY"],
             &format!(
-                "{}/v1/workspaces/depot/vehicles/bus-1/health",
+                "{}/v1/workspaces/demo/vehicles/bus-1/health",
                 env["API_URL"]
             ),
         )["freshness"]

@@ -3,9 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    runtime::service::run(
-        "ingress-consumer",
-        Some(&ingress_consumer::store::MIGRATIONS),
-        |context, config| async { ingress_consumer::start(context, config).await.map(drop) },
-    )
+    ingress_consumer::main(std::env::args_os().skip(1))
 }

@@ -1,5 +1,6 @@
 //! The control API: connections for operators, streams for publishers.
 
+mod access;
 mod check;
 mod connections;
 mod dead_events;
@@ -26,6 +27,10 @@ use crate::config::OwnershipConfig;
 use crate::installation::Installation;
 use crate::store::StoreError;
 
+pub use access::{
+    ApiKeyPage, ApiKeyView, AuditEntry, AuditPage, CreatedApiKey, Me, NewApiKey, NewWideApiKey,
+    make as make_api_key, router as access_router, routes as access_routes,
+};
 pub use connections::{ConnectionView, NewConnection};
 pub use dead_events::{RedriveOrder, RedriveOutcome};
 pub use dead_letters::{
@@ -103,7 +108,7 @@ async fn installation(pg: &mut PgConnection) -> Result<Installation, Problem> {
     Installation::read(pg).await?.ok_or_else(starting)
 }
 
-fn starting() -> Problem {
+pub(crate) fn starting() -> Problem {
     let detail = "the core has not finished its first start; try again";
     Problem::new(StatusCode::SERVICE_UNAVAILABLE, "starting", detail)
 }

@@ -7,8 +7,10 @@
 //! events, dead events. Then no two transactions can wait for each other. Subscribers are written by
 //! transactions that write nothing else. A redrive goes from the dead to the blocked, to rows that are not
 //! there yet. Dead letters are kept in the order in which they died, by transactions that write nothing
-//! else.
+//! else. API keys and audit entries are written one at a time, outside of any other transaction.
 
+pub mod api_key;
+pub mod audit;
 pub mod blocked_event;
 pub mod connection;
 pub mod dead_letter;

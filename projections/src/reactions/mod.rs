@@ -5,6 +5,9 @@
 //! delivery, a row that senders work off. So the queue moves at the database's pace, however slow
 //! receivers are.
 //!
+//! Each change of a webhook leaves an entry in the core's audit log first, so while the core is away none
+//! can be changed.
+//!
 //! A receiver gets each event at least once, in no particular order, signed after Standard Webhooks.
 //! While the broker is away nothing new is delivered; while the database is away nothing is taken from
 //! the queue, and calls under way wait to be recorded.
@@ -31,7 +34,7 @@ mod webhooks;
 
 use std::sync::Arc;
 
-use runtime::access::Access;
+use runtime::access::{Access, CoreAudit, InternalToken, audited};
 use runtime::amqp::Link;
 use runtime::db::{self, Migrations};
 use runtime::{Context, http, outbound};
@@ -76,7 +79,9 @@ pub async fn start(context: Context, config: ReactionsConfig) -> anyhow::Result<
         .merge(secret_api::routes(source.clone()))
         .merge(delivery_api::routes(source));
     let access = Access::with_core(&config.access, &config.core.url)?;
-    let http = http::serve(&context, &config.http, &access, routes.into()).await?;
+    let audit = CoreAudit::new(&config.core.url, &InternalToken::of(&config.access))?;
+    let routes = audited(routes.into(), Arc::new(audit))?;
+    let http = http::serve(&context, &config.http, &access, routes).await?;
     let worker = context.clone();
     context.spawn("reactions", async move {
         db::require_schema(&pool, &MIGRATIONS, worker.stopping()).await?;

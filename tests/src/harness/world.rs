@@ -14,7 +14,7 @@ use rangemap::RangeInclusiveSet;
 use reqwest::Client;
 use reqwest::header::HeaderMap;
 use runtime::Context;
-use runtime::access::{AccessConfig, InternalToken};
+use runtime::access::{AccessConfig, InternalToken, Scope};
 use runtime::amqp::{Link, Message, Publisher};
 use runtime::config::{AmqpConfig, HttpConfig, SecretUrl};
 use serde_json::{Value, json};
@@ -375,6 +375,31 @@ impl World {
             .collect();
         let run = tokio::task::spawn_blocking(move || headrace::cli::main_with(all));
         run.await.expect("it runs to its end")
+    }
+
+    /// A new API key for `workspaces` that has `scopes`.
+    ///
+    /// # Panics
+    /// If the core does not make it.
+    pub async fn key(&self, workspaces: &[&str], scopes: &[Scope]) -> String {
+        let body = json!({"name": "of a test", "workspaces": workspaces, "scopes": scopes});
+        let url = format!("{}/v1/api-keys", self.core_url());
+        let answer = self.http.post(url).json(&body).send().await;
+        let answer = answer.expect("the core answers");
+        assert_eq!(answer.status().as_u16(), 201, "{:?}", answer.text().await);
+        let made: Value = answer.json().await.expect("a key");
+        made["key"].as_str().expect("the key").to_owned()
+    }
+
+    /// The answer to `GET path` at the gateway to somebody who has `key` alone: status and JSON.
+    ///
+    /// # Panics
+    /// If there is no answer.
+    pub async fn get_with(&self, key: &str, path: &str) -> (u16, Value) {
+        let request = self.http.get(self.url(path)).bearer_auth(key);
+        let answer = request.send().await.expect("the gateway answers");
+        let status = answer.status().as_u16();
+        (status, answer.json().await.unwrap_or_default())
     }
 
     /// Where the shards of the event log stand.

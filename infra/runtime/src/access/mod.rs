@@ -4,6 +4,7 @@
 //! route asks for is read from the API's description ([`Rules`]); a route that is not described takes
 //! only the installation's own credential.
 
+mod audit;
 mod config;
 mod core_keys;
 mod credential;
@@ -24,6 +25,7 @@ mod tests;
 
 use std::sync::Arc;
 
+pub use audit::{AuditLog, Begun, Change, Concluded, CoreAudit, audited};
 pub use config::{AccessConfig, KeysConfig, RateConfig};
 pub use core_keys::CoreKeys;
 pub(crate) use guard::{Guarded, guard};

@@ -13,12 +13,13 @@ mod request;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use axum::Router;
 use axum::body::Body;
 use axum::extract::{DefaultBodyLimit, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
+use axum::{Extension, Router};
+use runtime::access::Principal;
 use runtime::http::Problem;
 use runtime::{Context, clock};
 use serde_json::Value;
@@ -84,7 +85,12 @@ impl Intake {
             .with_state(self)
     }
 
-    async fn take(&self, headers: &HeaderMap, body: Body) -> Result<Value, Problem> {
+    async fn take(
+        &self,
+        principal: &Principal,
+        headers: &HeaderMap,
+        body: Body,
+    ) -> Result<Value, Problem> {
         if self.context.stopping().is_cancelled() || !self.open.load(Ordering::Relaxed) {
             return Err(away("this core takes no frames at the moment; try again"));
         }
@@ -93,6 +99,7 @@ impl Intake {
         let key = idempotency::key(headers)?;
         let (body, held) = reading::read(body, &self.budget, self.config.max_bytes).await?;
         let envelopes = request::parse(format, &body, self.config.max_frames)?;
+        request::allow(principal, &envelopes)?;
         let key = key
             .map(|key| self.in_flight.begin(key, &envelopes, &body))
             .transpose()?;
@@ -123,8 +130,13 @@ impl Intake {
     }
 }
 
-async fn ingest(State(intake): State<Intake>, headers: HeaderMap, body: Body) -> Response {
-    let response = match intake.take(&headers, body).await {
+async fn ingest(
+    State(intake): State<Intake>,
+    Extension(principal): Extension<Principal>,
+    headers: HeaderMap,
+    body: Body,
+) -> Response {
+    let response = match intake.take(&principal, &headers, body).await {
         Ok(answer) => axum::Json(answer).into_response(),
         Err(problem) => problem.into_response(),
     };

@@ -5,6 +5,7 @@ use std::fmt;
 use axum::http::{HeaderMap, StatusCode, header};
 use bytes::Bytes;
 use chrono::{DateTime, Datelike, Utc};
+use runtime::access::Principal;
 use runtime::http::Problem;
 use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, SeqAccess, Visitor};
@@ -124,6 +125,21 @@ pub fn parse(format: Format, body: &[u8], most: usize) -> Result<Vec<Envelope>, 
         return Err(invalid("the request holds no frame".to_owned()));
     }
     Ok(envelopes)
+}
+
+/// Whether `principal` may deliver `envelopes`: all of them, or nothing is. Nothing about the connections
+/// has been looked up before, so the refusal tells nothing of them.
+pub fn allow(principal: &Principal, envelopes: &[Envelope]) -> Result<(), Problem> {
+    let mut workspaces = envelopes.iter().map(|envelope| &envelope.workspace);
+    let Some(workspace) = workspaces.find(|name| !principal.reaches(name.as_str())) else {
+        return Ok(());
+    };
+    let detail = format!(
+        "this credential does not reach the workspace {:?}; nothing of the request was taken",
+        workspace.as_str()
+    );
+    let status = StatusCode::FORBIDDEN;
+    Err(Problem::new(status, "workspace-forbidden", detail))
 }
 
 /// What a request's parts are called in errors, and the text of each with its number.
@@ -267,6 +283,7 @@ fn invalid(detail: String) -> Problem {
 mod tests {
     use axum::http::HeaderValue;
     use proptest::prelude::*;
+    use runtime::access::Workspaces;
     use serde_json::json;
 
     use super::*;
@@ -295,6 +312,23 @@ mod tests {
             assert_eq!(envelopes[1].workspace.as_str(), "w");
         }
         assert_eq!(parse(Format::Json, first.as_bytes(), 3).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn a_request_with_one_frame_of_another_workspace_is_refused_whole() {
+        let text = format!(
+            "{}\n{}",
+            one(&["a"]),
+            one(&["b"]).replace("\"w\"", "\"other\"")
+        );
+        let envelopes = parse(Format::Ndjson, text.as_bytes(), 2).unwrap();
+        let mut principal = Principal::internal();
+        assert_eq!(allow(&principal, &envelopes), Ok(()));
+        principal.workspaces = Workspaces::Of(["w".to_owned()].into());
+        assert_eq!(allow(&principal, &envelopes[..1]), Ok(()));
+        let problem = allow(&principal, &envelopes).unwrap_err();
+        assert_eq!(problem.kind, "urn:headrace:problem:workspace-forbidden");
+        assert!(problem.detail.contains("other"), "{}", problem.detail);
     }
 
     #[test]

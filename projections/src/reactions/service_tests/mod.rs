@@ -1,6 +1,7 @@
 //! Webhooks from the broker to the receiver, against a real PostgreSQL and RabbitMQ.
 
 mod api;
+mod audit;
 mod deliveries;
 mod faults;
 mod receiver;
@@ -19,14 +20,16 @@ use shared_model::event::{CONTENT_TYPE, CloudEvent, EventType, LogPosition};
 use shared_model::topology::{self, EVENTS_EXCHANGE};
 
 use super::{MIGRATIONS, ReactionsConfig, WebhooksConfig};
+use crate::core_stand_in::CoreStandIn;
 use crate::fixture::{self, eventually};
 use receiver::Receiver;
 
-/// The service, a stand-in for the core's relay, and a receiver of webhooks.
+/// The service, stand-ins for the core and its relay, and a receiver of webhooks.
 struct Scene {
     config: ReactionsConfig,
     context: Context,
     http: SocketAddr,
+    core: CoreStandIn,
     relay: (Context, Publisher),
     receiver: Receiver,
     client: Client,
@@ -36,11 +39,13 @@ impl Scene {
     /// Everything, with short waits, and with what `change` says.
     async fn start(change: impl FnOnce(&mut WebhooksConfig)) -> Self {
         let amqp = fixture::broker().await;
+        let core = CoreStandIn::start().await;
         let mut config = ReactionsConfig {
             amqp: amqp.clone(),
             database: fixture::database(&MIGRATIONS).await,
             http: HttpConfig::local(0),
             access: AccessConfig::internal(fixture::INTERNAL_TOKEN),
+            core: core.config(),
             ..ReactionsConfig::default()
         };
         config.webhooks = WebhooksConfig {
@@ -61,6 +66,7 @@ impl Scene {
             config,
             context,
             http,
+            core,
             relay: relay(&amqp),
             receiver: Receiver::start().await,
             client: Client::new(),
@@ -81,6 +87,7 @@ impl Scene {
     async fn stop(self) {
         self.context.stop().await.unwrap();
         self.relay.0.stop().await.unwrap();
+        self.core.stop().await;
     }
 
     async fn call(&self, method: &str, path: &str, body: Option<Value>) -> (u16, Value) {
