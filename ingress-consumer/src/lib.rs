@@ -34,6 +34,8 @@ use runtime::{Context, db, http};
 use shared_model::topology;
 use sqlx::PgPool;
 
+pub use control::description;
+
 use acceptance::Acceptance;
 use config::ConsumerConfig;
 use control::WayBack;
@@ -69,7 +71,7 @@ pub async fn start(context: Context, config: ConsumerConfig) -> anyhow::Result<S
         .merge(control::log_routes(pool.clone()))
         .merge(intake.routes());
     let access = Access::new(&config.access, Arc::new(NoKeys));
-    let address = http::serve(&context, &config.http.0, &access, routes.into()).await?;
+    let address = http::serve(&context, &config.http.0, &access, routes).await?;
     let worker = context.clone();
     let prepared = context.readiness().add("schema");
     context.spawn("core", async move {
