@@ -9,6 +9,7 @@ use runtime::db;
 use runtime::http::{Json, PageSize, Path, Problem, Query};
 use serde::{Deserialize, Serialize};
 use shared_model::CloudEvent;
+use utoipa::openapi::schema::{Array, ArrayBuilder, ObjectBuilder, Type};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -193,13 +194,24 @@ async fn show(
     }))
 }
 
+fn ids() -> Array {
+    let id = ObjectBuilder::new()
+        .schema_type(Type::String)
+        .pattern(Some("^[0-9]{1,9}:[0-9]{1,18}$"));
+    ArrayBuilder::new()
+        .description(Some("Their ids, `shard:offset`; none with `all`."))
+        .max_items(Some(1000))
+        .items(id)
+        .build()
+}
+
 /// Which dead events to redrive: those with these ids, or all of the workspace's.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RedriveOrder {
     /// Their ids, `shard:offset`; none with `all`.
     #[serde(default)]
-    #[schema(max_items = 1000, example = json!(["2:1041"]))]
+    #[schema(schema_with = ids)]
     pub ids: Vec<String>,
     /// All of them, up to 1000 at once; not with `ids`.
     #[serde(default)]

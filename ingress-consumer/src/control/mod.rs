@@ -4,6 +4,7 @@ mod check;
 mod connections;
 mod dead_events;
 mod dead_letters;
+mod description;
 mod input;
 mod log;
 mod params;
@@ -23,13 +24,11 @@ use axum::http::StatusCode;
 use axum::routing::{get, put};
 use runtime::http::Problem;
 use sqlx::{PgConnection, PgPool};
-use utoipa::openapi::{Info, OpenApi, Paths};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::config::OwnershipConfig;
 use crate::installation::Installation;
-use crate::sources;
 use crate::store::StoreError;
 
 pub use connections::{ConnectionView, NewConnection};
@@ -38,6 +37,7 @@ pub use dead_letters::{
     DeadLetterFilter, DeadLetterItem, DeadLetterOrder, DeadLetterOutcome, Judgement, WayBack,
     routes as dead_letter_routes,
 };
+pub use description::description;
 pub use log::{SubscriberPage, SubscriberShard, SubscriberView, routes as log_routes};
 pub use parked::{ParkedFilter, ParkedOrder, ParkedOutcome, ReplayedItem, routes as parked_routes};
 pub use polls::{FeedDetails, PollDetails, PollPage};
@@ -85,24 +85,6 @@ fn router() -> OpenApiRouter<Control> {
         .routes(routes!(verdicts::list))
         // A heartbeat tells of as many streams as a publisher has.
         .layer(DefaultBodyLimit::max(LARGEST_BODY))
-}
-
-/// The description of all that the core offers to others than services. Needs no database.
-#[must_use]
-pub fn description() -> OpenApi {
-    let empty = OpenApi::new(
-        Info::new("Headrace", env!("CARGO_PKG_VERSION")),
-        Paths::new(),
-    );
-    let parts = [
-        router().into_openapi(),
-        parked::router().into_openapi(),
-        dead_letters::router().into_openapi(),
-        log::router().into_openapi(),
-        reconcile::router().into_openapi(),
-        sources::http::router().into_openapi(),
-    ];
-    parts.into_iter().fold(empty, OpenApi::merge_from)
 }
 
 /// What was fixed at the first start, which must be over before anything can be connected.
