@@ -17,6 +17,7 @@ mod health;
 mod ingest;
 mod log_upkeep;
 mod management;
+mod openapi_core;
 mod ownership;
 mod parked;
 mod poison;

@@ -6,7 +6,6 @@
 
 use std::collections::BTreeMap;
 
-use axum::Router;
 use axum::extract::State;
 use axum::routing::{get, post};
 use base64::Engine as _;
@@ -17,10 +16,14 @@ use runtime::http::{Json, PageSize, Path, Problem, Query};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sqlx::PgPool;
+use utoipa::{IntoParams, ToSchema};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 use uuid::Uuid;
 
-use super::connections::workspace;
-use super::installation;
+use super::params::{AtParked, InWorkspace};
+use super::words::{encoding, frame_verdict};
+use super::{input, installation};
 use crate::acceptance::{Acceptance, Replayed, Replaying};
 use crate::config::{AcceptanceConfig, ParkedConfig};
 use crate::metrics;
@@ -47,40 +50,58 @@ pub struct ParkedControl {
 }
 
 /// The routes of parked frames.
-pub fn routes(pool: PgPool, acceptance: AcceptanceConfig, parked: ParkedConfig) -> Router {
-    const OF_WORKSPACE: &str = "/v1/workspaces/{workspace}/parked";
+pub fn routes(pool: PgPool, acceptance: AcceptanceConfig, parked: ParkedConfig) -> OpenApiRouter {
+    router().with_state(ParkedControl {
+        pool,
+        acceptance,
+        parked,
+    })
+}
+
+/// The same without what their handlers share.
+pub fn router() -> OpenApiRouter<ParkedControl> {
     const INTERNAL: &str = "/internal/v1/parked";
-    Router::new()
-        .route(OF_WORKSPACE, get(list))
-        .route(&format!("{OF_WORKSPACE}/{{id}}"), get(show))
-        .route(&format!("{OF_WORKSPACE}/discard"), post(discard))
-        .route(&format!("{OF_WORKSPACE}/replay"), post(replay))
+    OpenApiRouter::new()
+        .routes(routes!(list))
+        .routes(routes!(show))
+        .routes(routes!(discard))
+        .routes(routes!(replay))
         .route(INTERNAL, get(list_unattributed))
         .route(&format!("{INTERNAL}/{{id}}"), get(show_unattributed))
         .route(&format!("{INTERNAL}/discard"), post(discard_unattributed))
         .route(&format!("{INTERNAL}/replay"), post(replay_unattributed))
-        .with_state(ParkedControl {
-            pool,
-            acceptance,
-            parked,
-        })
 }
 
 /// Which parked frames: those for which everything holds that is given.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ParkedFilter {
     /// The one with this id.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "input::row_id"
+    )]
+    #[schema(minimum = 0)]
     pub id: Option<i64>,
     /// Of this provider.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "input::provider"
+    )]
+    #[schema(pattern = "^[a-z][a-z0-9-]{0,31}$")]
     pub provider: Option<String>,
     /// Of this connection.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub connection: Option<Uuid>,
     /// Parked for this reason.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "input::word"
+    )]
+    #[schema(pattern = "^[a-z0-9_]{0,64}$", example = "invalid_value")]
     pub reason: Option<String>,
     /// Parked then or later.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -104,7 +125,7 @@ impl From<ParkedFilter> for Filter {
 }
 
 /// What to do with which parked frames.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ParkedOrder {
     /// Which.
@@ -112,11 +133,17 @@ pub struct ParkedOrder {
     /// Only say what would be.
     #[serde(default)]
     pub dry_run: bool,
-    /// Only those with greater ids: the `next` of the answer before.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// Of a replay, only those with greater ids: the `next` of the answer before.
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "input::row_id"
+    )]
+    #[schema(minimum = 0)]
     pub after: Option<i64>,
-    /// At most so many.
+    /// At most so many; 1000 unless it is given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, maximum = 10000)]
     pub limit: Option<u64>,
 }
 
@@ -141,7 +168,7 @@ pub(super) fn shown(body: Vec<u8>) -> (&'static str, String) {
 }
 
 /// What became of parked frames.
-#[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ParkedOutcome {
     /// Whether this only says what would be.
     pub dry_run: bool,
@@ -163,11 +190,12 @@ pub struct ParkedOutcome {
 }
 
 /// What a replay made of a frame.
-#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ReplayedItem {
     /// The parked frame.
     pub id: i64,
     /// What became of it.
+    #[schema(schema_with = frame_verdict)]
     pub verdict: String,
     /// Why, where the verdict does not say it all.
     pub reason: Option<String>,
@@ -176,29 +204,44 @@ pub struct ReplayedItem {
 }
 
 /// A parked frame as shown.
-#[derive(Debug, Serialize)]
-struct View {
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ParkedFrame {
+    /// Its id.
     id: i64,
+    /// Whose it is.
     workspace: Option<String>,
     /// By its envelope's own word, which is not its workspace.
     #[serde(skip_serializing_if = "Option::is_none")]
     claimed_workspace: Option<String>,
+    /// Its provider.
     provider: Option<String>,
+    /// Its connection.
     connection: Option<Uuid>,
+    /// The session that it was received in.
     session: Option<Uuid>,
+    /// The partition that it was numbered for.
     partition: Option<i32>,
+    /// Its number in the session.
     number: Option<i64>,
+    /// When it was received (UTC).
     received_at: Option<DateTime<Utc>>,
+    /// When it was parked (UTC).
     parked_at: DateTime<Utc>,
+    /// When its last copy came (UTC).
     last_at: DateTime<Utc>,
+    /// Why it was parked: the reason's name.
     reason: String,
+    /// Why exactly, in words.
     detail: String,
+    /// How many bytes its body has.
     size: i32,
+    /// How many replays parked it again.
     attempts: i64,
+    /// How many further copies came.
     repeats: i64,
 }
 
-impl From<Row> for View {
+impl From<Row> for ParkedFrame {
     fn from(row: Row) -> Self {
         Self {
             id: row.id,
@@ -221,74 +264,131 @@ impl From<Row> for View {
     }
 }
 
-#[derive(Debug, Serialize)]
-struct WholeView {
+/// A parked frame with its content.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct WholeParkedFrame {
     #[serde(flatten)]
-    view: View,
+    view: ParkedFrame,
+    /// Of a message that is no envelope: what else it came with.
+    #[schema(value_type = Option<Object>)]
     headers: Option<Value>,
     /// `text`, or `base64` where it is none.
+    #[schema(schema_with = encoding)]
     encoding: &'static str,
+    /// Its body, byte for byte, as `encoding` says.
     body: String,
 }
 
 /// Which part of which list is asked for.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub struct ParkedQuery {
+    /// How many at most.
+    #[param(minimum = 1, maximum = 1000, default = 100, nullable = false)]
     limit: Option<i64>,
+    /// The `next` of the page before: the list goes on behind it.
+    #[serde(default, deserialize_with = "input::row_id")]
+    #[param(minimum = 0, nullable = false)]
     after: Option<i64>,
+    /// Only of this provider.
+    #[serde(default, deserialize_with = "input::provider")]
+    #[param(pattern = "^[a-z][a-z0-9-]{0,31}$", nullable = false)]
     provider: Option<String>,
+    /// Only of this connection.
+    #[param(nullable = false)]
     connection: Option<Uuid>,
+    /// Only those parked for this reason, such as `invalid_value`.
+    #[serde(default, deserialize_with = "input::word")]
+    #[param(pattern = "^[a-z0-9_]{0,64}$", nullable = false)]
     reason: Option<String>,
+    /// Only those parked then or later (RFC 3339).
+    #[param(nullable = false)]
     from: Option<DateTime<Utc>>,
+    /// Only those parked before (RFC 3339).
+    #[param(nullable = false)]
     to: Option<DateTime<Utc>>,
 }
 
-#[derive(Debug, Serialize)]
-pub struct Listed {
-    items: Vec<View>,
+/// A page of parked frames.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ParkedPage {
+    /// The frames, oldest first.
+    items: Vec<ParkedFrame>,
+    /// Where the next page begins, if there may be one.
     next: Option<i64>,
 }
 
+/// List a workspace's parked frames
+#[utoipa::path(
+    get,
+    path = "/v1/workspaces/{workspace}/parked",
+    operation_id = "listParked",
+    tag = "parked frames",
+    params(InWorkspace, ParkedQuery),
+    responses((status = 200, description = "A page of parked frames, oldest first.", body = ParkedPage)),
+    security(("credential" = ["read"]))
+)]
 async fn list(
     State(control): State<ParkedControl>,
-    Path(name): Path<String>,
+    Path(at): Path<InWorkspace>,
     Query(query): Query<ParkedQuery>,
-) -> Result<axum::Json<Listed>, Problem> {
+) -> Result<axum::Json<ParkedPage>, Problem> {
     control
-        .list(&Scope::Workspace(workspace(&name)?), query)
+        .list(&Scope::Workspace(at.workspace()?), query)
         .await
 }
 
 async fn list_unattributed(
     State(control): State<ParkedControl>,
     Query(query): Query<ParkedQuery>,
-) -> Result<axum::Json<Listed>, Problem> {
+) -> Result<axum::Json<ParkedPage>, Problem> {
     control.list(&Scope::Unattributed, query).await
 }
 
+/// Show a parked frame with its content
+#[utoipa::path(
+    get,
+    path = "/v1/workspaces/{workspace}/parked/{id}",
+    operation_id = "showParked",
+    tag = "parked frames",
+    params(AtParked),
+    responses((status = 200, description = "The frame.", body = WholeParkedFrame)),
+    security(("credential" = ["read"]))
+)]
 async fn show(
     State(control): State<ParkedControl>,
-    Path((name, id)): Path<(String, i64)>,
-) -> Result<axum::Json<Value>, Problem> {
-    control.show(&Scope::Workspace(workspace(&name)?), id).await
+    Path(at): Path<AtParked>,
+) -> Result<axum::Json<WholeParkedFrame>, Problem> {
+    let scope = Scope::Workspace(at.workspace()?);
+    control.show(&scope, at.id).await
 }
 
 async fn show_unattributed(
     State(control): State<ParkedControl>,
     Path(id): Path<i64>,
-) -> Result<axum::Json<Value>, Problem> {
+) -> Result<axum::Json<WholeParkedFrame>, Problem> {
     control.show(&Scope::Unattributed, id).await
 }
 
+/// Discard the parked frames that a filter names
+#[utoipa::path(
+    post,
+    path = "/v1/workspaces/{workspace}/parked/discard",
+    operation_id = "discardParked",
+    tag = "parked frames",
+    params(InWorkspace),
+    request_body = ParkedOrder,
+    responses((status = 200, description = "How many were, or would be.", body = ParkedOutcome)),
+    security(("credential" = ["manage"]))
+)]
 async fn discard(
     State(control): State<ParkedControl>,
-    Path(name): Path<String>,
+    Path(at): Path<InWorkspace>,
     Json(order): Json<ParkedOrder>,
 ) -> Result<axum::Json<ParkedOutcome>, Problem> {
-    control
-        .discard(&Scope::Workspace(workspace(&name)?), order)
-        .await
+    let scope = Scope::Workspace(at.workspace()?);
+    control.discard(&scope, order).await
 }
 
 async fn discard_unattributed(
@@ -298,14 +398,27 @@ async fn discard_unattributed(
     control.discard(&Scope::Unattributed, order).await
 }
 
+/// Replay the parked frames that a filter names
+///
+/// Each goes the way of every frame once more, with the time of receipt that it had. What still cannot be
+/// read stays parked.
+#[utoipa::path(
+    post,
+    path = "/v1/workspaces/{workspace}/parked/replay",
+    operation_id = "replayParked",
+    tag = "parked frames",
+    params(InWorkspace),
+    request_body = ParkedOrder,
+    responses((status = 200, description = "What became, or would become, of them.", body = ParkedOutcome)),
+    security(("credential" = ["manage"]))
+)]
 async fn replay(
     State(control): State<ParkedControl>,
-    Path(name): Path<String>,
+    Path(at): Path<InWorkspace>,
     Json(order): Json<ParkedOrder>,
 ) -> Result<axum::Json<ParkedOutcome>, Problem> {
-    control
-        .replay(&Scope::Workspace(workspace(&name)?), order)
-        .await
+    let scope = Scope::Workspace(at.workspace()?);
+    control.replay(&scope, order).await
 }
 
 async fn replay_unattributed(
@@ -316,7 +429,11 @@ async fn replay_unattributed(
 }
 
 impl ParkedControl {
-    async fn list(&self, scope: &Scope, query: ParkedQuery) -> Result<axum::Json<Listed>, Problem> {
+    async fn list(
+        &self,
+        scope: &Scope,
+        query: ParkedQuery,
+    ) -> Result<axum::Json<ParkedPage>, Problem> {
         let size = PageSize::asked(query.limit)?;
         let filter = Filter {
             id: None,
@@ -329,13 +446,13 @@ impl ParkedControl {
         let mut pg = self.pool.acquire().await?;
         let found = parked::page(&mut pg, scope, &filter, query.after, size.to_look_for()).await?;
         let (found, next) = size.cut(found, |row| row.id);
-        Ok(axum::Json(Listed {
+        Ok(axum::Json(ParkedPage {
             items: found.into_iter().map(Into::into).collect(),
             next,
         }))
     }
 
-    async fn show(&self, scope: &Scope, id: i64) -> Result<axum::Json<Value>, Problem> {
+    async fn show(&self, scope: &Scope, id: i64) -> Result<axum::Json<WholeParkedFrame>, Problem> {
         let filter = Filter {
             id: Some(id),
             ..Filter::default()
@@ -348,14 +465,12 @@ impl ParkedControl {
             return Err(Problem::not_found("parked-frame-not-found", detail));
         };
         let (encoding, body) = shown(body.body);
-        let whole = WholeView {
+        Ok(axum::Json(WholeParkedFrame {
             headers: row.headers.clone(),
             view: row.into(),
             encoding,
             body,
-        };
-        let whole = serde_json::to_value(whole).map_err(|error| Problem::internal(&error))?;
-        Ok(axum::Json(whole))
+        }))
     }
 
     async fn discard(
