@@ -119,7 +119,7 @@ impl AtDeadEvent {
     }
 }
 
-fn workspace(text: &str) -> Result<WorkspaceId, Problem> {
+pub fn workspace(text: &str) -> Result<WorkspaceId, Problem> {
     WorkspaceId::new(text)
         .map_err(|error| Problem::bad_request("invalid-workspace", error.to_string()))
 }

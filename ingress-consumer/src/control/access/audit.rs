@@ -11,7 +11,7 @@ use sqlx::PgPool;
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
-use crate::control::connections::workspace;
+use crate::control::params::workspace;
 use crate::store::audit::{self, AuditRow, Filter};
 
 /// A change that somebody has asked for.

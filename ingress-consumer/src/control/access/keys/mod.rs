@@ -15,7 +15,7 @@ use runtime::http::{Json, PageSize, Path, Problem, Query};
 use sqlx::PgPool;
 
 use crate::access::PgAccess;
-use crate::control::connections::workspace;
+use crate::control::params::workspace;
 use crate::store::api_key::{self, Which};
 
 use view::KeyQuery;
