@@ -117,13 +117,13 @@ async fn a_key_that_is_revoked_or_has_expired_opens_nothing() {
         eventually(SOON, "the key opens nothing", me, |status| *status == 401).await;
     }
     let (_, listed) = world.get_with(&manager, KEYS).await;
-    let states: Vec<_> = listed["items"]
+    let told: Vec<_> = listed["items"]
         .as_array()
         .unwrap()
         .iter()
         .map(|key| key["state"].clone())
         .collect();
-    assert_eq!(states, ["active", "expired", "revoked"]);
+    assert_eq!(told, ["active", "expired", "revoked"]);
     let nobody = format!("{KEYS}/0123456789abcdef");
     let (status, name, _) = ask(&world, &manager, Method::DELETE, &nobody, None).await;
     assert_eq!((status, name.as_str()), (404, "api-key-not-found"));
