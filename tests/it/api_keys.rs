@@ -10,7 +10,7 @@ use runtime::clock;
 use serde_json::{Value, json};
 use shared_model::ConnectionId;
 use tests::frames::frame;
-use tests::harness::{Options, World, eventually};
+use tests::harness::{INTERNAL_TOKEN, Options, World, eventually};
 
 use crate::ingest::{envelope, push_connection};
 
@@ -117,13 +117,13 @@ async fn a_key_that_is_revoked_or_has_expired_opens_nothing() {
         eventually(SOON, "the key opens nothing", me, |status| *status == 401).await;
     }
     let (_, listed) = world.get_with(&manager, KEYS).await;
-    let states: Vec<_> = listed["items"]
+    let told: Vec<_> = listed["items"]
         .as_array()
         .unwrap()
         .iter()
         .map(|key| key["state"].clone())
         .collect();
-    assert_eq!(states, ["active", "expired", "revoked"]);
+    assert_eq!(told, ["active", "expired", "revoked"]);
     let nobody = format!("{KEYS}/0123456789abcdef");
     let (status, name, _) = ask(&world, &manager, Method::DELETE, &nobody, None).await;
     assert_eq!((status, name.as_str()), (404, "api-key-not-found"));
@@ -342,5 +342,42 @@ async fn frames_are_taken_for_the_workspaces_of_their_sender_alone() {
     let order = Some(to("depot", own));
     let (status, name, _) = ask(&world, &reader, Method::POST, INGEST, order).await;
     assert_eq!((status, name.as_str()), (403, "scope-missing"));
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_key_of_a_deployment_is_made_in_its_database() {
+    let world = World::with(Options::core_only()).await;
+    let database = world.servers.private.postgres().url(&world.vhost);
+    let create = |workspace: &str| {
+        let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_core"));
+        command
+            .args(["create-key", "--name", "first", "--workspace", workspace])
+            .args(["--scope", "manage", "--expires-in", "1day"])
+            .env("HEADRACE_ACCESS__INTERNAL_TOKEN", INTERNAL_TOKEN)
+            .env("AMQP_URL", &world.amqp)
+            .env("DATABASE_URL", &database);
+        command.output()
+    };
+    let made = create("depot").await.unwrap();
+    let said = String::from_utf8(made.stdout).unwrap();
+    assert!(
+        made.status.success(),
+        "{}",
+        String::from_utf8_lossy(&made.stderr)
+    );
+    let key = said.trim();
+    assert!(key.parse::<ApiKey>().is_ok(), "{said}");
+    assert!(!String::from_utf8_lossy(&made.stderr).contains(key));
+    let (status, keys) = world.get_with(key, KEYS).await;
+    assert_eq!(
+        (status, &keys["items"][0]["created_by"]),
+        (200, &json!("command"))
+    );
+    let (_, audit) = world.get("/v1/audit?principal=command").await;
+    assert_eq!(audit["items"][0]["status"], 201, "{audit}");
+    let refused = create("No Such").await.unwrap();
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(refused.stdout.is_empty());
     world.stop().await;
 }

@@ -160,19 +160,6 @@ pub async fn start(context: Context, config: GatewayConfig) -> anyhow::Result<So
             "/v1/workspaces/{workspace}/parked/{id}",
             upstream("core", core),
         )
-        .route("/v1/workspaces/{workspace}/audit", upstream("core", core))
-        .route(
-            "/v1/workspaces/{workspace}/api-keys",
-            upstream("core", core),
-        )
-        .route(
-            "/v1/workspaces/{workspace}/api-keys/{id}",
-            upstream("core", core),
-        )
-        .route("/v1/audit", upstream("core", core))
-        .route("/v1/api-keys", upstream("core", core))
-        .route("/v1/api-keys/{id}", upstream("core", core))
-        .route("/v1/me", upstream("core", core))
         .route("/v1/subscribers", upstream("core", core))
         .route("/v1/subscribers/{name}", upstream("core", core))
         .route("/v1/subscribers/{name}/reset", upstream("core", core))
@@ -206,9 +193,25 @@ pub async fn start(context: Context, config: GatewayConfig) -> anyhow::Result<So
             "/v1/workspaces/{workspace}/health/{list}/{id}",
             upstream("health", health),
         )
+        .merge(access(|| upstream("core", core)))
         .merge(webhooks(|| upstream("reactions", reactions)))
         .layer(DefaultBodyLimit::max(LARGEST_BODY));
     http::serve_open(&context, &config.http, routes).await
+}
+
+/// The routes of access control.
+fn access(core: impl Fn() -> MethodRouter) -> Router {
+    [
+        "/v1/workspaces/{workspace}/audit",
+        "/v1/workspaces/{workspace}/api-keys",
+        "/v1/workspaces/{workspace}/api-keys/{id}",
+        "/v1/audit",
+        "/v1/api-keys",
+        "/v1/api-keys/{id}",
+        "/v1/me",
+    ]
+    .into_iter()
+    .fold(Router::new(), |routes, path| routes.route(path, core()))
 }
 
 /// The paths of webhooks, each handed to what `upstream` makes.

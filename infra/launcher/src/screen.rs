@@ -59,8 +59,13 @@ impl fmt::Display for Screen {
         )?;
         writeln!(
             f,
-            "  try             curl -H \"Authorization: Bearer {}\" {}/v1/me",
-            self.api_key, self.api
+            "  try             curl -H \"Authorization: Bearer {}\" {}/{}",
+            self.api_key,
+            self.api,
+            self.demo.map_or_else(
+                || "v1/me".to_owned(),
+                |demo| format!("v1/workspaces/{demo}/health")
+            )
         )?;
         writeln!(
             f,

@@ -349,28 +349,7 @@ fn services_may_run_as_processes_which_come_back_when_they_die() {
         "{}",
         text(&refused)
     );
-    let keys = |arguments: &[&str]| {
-        let arguments = [&["keys"], arguments, &["--workspace", "demo"]].concat();
-        headrace(&arguments, data.path()).output().unwrap()
-    };
-    let made = keys(&["create", "--name", "board", "--scope", "read"]);
-    assert!(made.status.success(), "{}", text(&made));
-    let made: Value = serde_json::from_slice(&made.stdout).unwrap();
-    let (board, key) = (made["id"].as_str().unwrap(), made["key"].as_str().unwrap());
-    let me = format!("{}/v1/me", env["API_URL"]);
-    assert_eq!(status(Some(key), &me), 200);
-    assert!(keys(&["revoke", board]).status.success());
-    eventually(
-        "the key is revoked",
-        || status(Some(key), &me),
-        |status| *status == 401,
-    );
-    let listed = text(&keys(&["list"]));
-    assert!(
-        listed.contains(r#""state":"revoked""#) && !listed.contains(key),
-        "{listed}"
-    );
-
+    a_key_is_made_and_revoked(data.path(), &env["API_URL"]);
     let removed = connection(&["remove", id]);
     assert!(removed.status.success(), "{}", text(&removed));
 
@@ -403,6 +382,31 @@ fn services_may_run_as_processes_which_come_back_when_they_die() {
     });
     assert!(running.stop(Signal::TERM).success());
     assert!(!after.values().any(|pid| is_alive(*pid)), "{after:?}");
+}
+
+/// On the command line, with the key that the running system on `data` tells of.
+fn a_key_is_made_and_revoked(data: &Path, api: &str) {
+    let keys = |arguments: &[&str]| {
+        let arguments = [&["keys"], arguments, &["--workspace", "demo"]].concat();
+        headrace(&arguments, data).output().unwrap()
+    };
+    let made = keys(&["create", "--name", "board", "--scope", "read"]);
+    assert!(made.status.success(), "{}", text(&made));
+    let made: Value = serde_json::from_slice(&made.stdout).unwrap();
+    let (board, key) = (made["id"].as_str().unwrap(), made["key"].as_str().unwrap());
+    let me = format!("{}/v1/me", api);
+    assert_eq!(status(Some(key), &me), 200);
+    assert!(keys(&["revoke", board]).status.success());
+    eventually(
+        "the key is revoked",
+        || status(Some(key), &me),
+        |status| *status == 401,
+    );
+    let listed = text(&keys(&["list"]));
+    assert!(
+        listed.contains(r#""state":"revoked""#) && !listed.contains(key),
+        "{listed}"
+    );
 }
 
 /// Whether `name` has come back: as another process, which lives.

@@ -73,6 +73,7 @@ pub struct ApiKeyView {
 
 impl ApiKeyView {
     /// `row` at `now`, to somebody who may know of all its workspaces.
+    #[must_use]
     pub fn new(row: KeyRow, now: DateTime<Utc>) -> Self {
         let state = if row.revoked_at.is_some() {
             "revoked"
@@ -97,6 +98,7 @@ impl ApiKeyView {
     }
 
     /// `row` at `now`, to somebody in `workspace`, who is not told of the other ones.
+    #[must_use]
     pub fn within(workspace: &str, row: KeyRow, now: DateTime<Utc>) -> Self {
         let shared = row.workspaces.iter().any(|other| other != workspace);
         Self {
