@@ -76,6 +76,7 @@ impl Intake {
     }
 
     /// The routes of provider-ingest.
+    #[must_use]
     pub fn routes(self) -> OpenApiRouter {
         router().with_state(self)
     }
