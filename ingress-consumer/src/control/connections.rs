@@ -17,6 +17,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::check::check;
 use super::params::{AtConnection, InWorkspace};
+use super::words::known_provider;
 use super::{Control, installation};
 use crate::acceptance::registered;
 use crate::acceptance::status::events;
@@ -35,7 +36,7 @@ use crate::store::{StoreError, poll, status, stream};
 #[serde(deny_unknown_fields)]
 pub struct NewConnection {
     /// The provider's protocol, such as `viriciti`.
-    #[schema(value_type = Provider)]
+    #[schema(schema_with = known_provider)]
     pub provider: String,
     /// `stream`: a websocket that a publisher reads; `poll`: an HTTP API that the core asks; `push`:
     /// delivered over HTTP provider-ingest.
@@ -48,7 +49,7 @@ pub struct NewConnection {
     /// Where the credential is: `env:NAME` or `file:PATH`, as the publisher (`stream`) or the core
     /// (`poll`) sees them.
     #[serde(default)]
-    #[schema(pattern = "^(env|file):.+$", example = "env:VIRICITI_KEY")]
+    #[schema(pattern = r"^(env|file):.*\S", example = "env:VIRICITI_KEY")]
     pub credential: Option<String>,
     /// Settings in the provider's own terms.
     #[schema(value_type = Object, example = json!({"vehicles": {"bus-1": ["soc"]}}))]

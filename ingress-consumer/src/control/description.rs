@@ -5,7 +5,7 @@ use utoipa::openapi::{Info, OpenApi, Paths};
 use super::{access, dead_letters, log, parked, reconcile, router};
 use crate::sources;
 
-/// The core's operations, for OpenAPI. Needs no database.
+/// The core's operations. Needs no database.
 #[must_use]
 pub fn description() -> OpenApi {
     let info = Info::new("Headrace: the core", env!("CARGO_PKG_VERSION"));
@@ -142,7 +142,6 @@ mod tests {
             "ParkedFilter",
             "DeadLetterOrder",
             "DeadLetterFilter",
-            "RedriveOrder",
             "IngestEnvelope",
             "IngestFrame",
         ] {

@@ -1,6 +1,7 @@
 //! What a query or a body may name, checked where it is read: what the description says of a value is
 //! what is taken.
 
+use chrono::{DateTime, Datelike, Utc};
 use serde::{Deserialize, Deserializer};
 use shared_model::{Provider, WorkspaceId};
 
@@ -16,6 +17,11 @@ pub struct RowId(i64);
 #[derive(Deserialize)]
 #[serde(try_from = "String")]
 pub struct Word(String);
+
+/// A time of RFC 3339, whose years have four digits; the database does not know all that are further off.
+#[derive(Deserialize)]
+#[serde(try_from = "DateTime<Utc>")]
+pub struct Moment(DateTime<Utc>);
 
 /// The value of an optional member, checked as a `C`.
 pub fn optional<'de, C, T, D>(deserializer: D) -> Result<Option<T>, D::Error>
@@ -45,6 +51,14 @@ pub fn word<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>
     optional::<Word, _, _>(deserializer)
 }
 
+/// An optional time.
+pub fn moment<'de, D>(deserializer: D) -> Result<Option<DateTime<Utc>>, D::Error>
+where
+    D: Deserializer<'de>,
+{
+    optional::<Moment, _, _>(deserializer)
+}
+
 /// An optional workspace.
 pub fn workspace<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
     optional::<WorkspaceId, _, _>(deserializer)
@@ -69,6 +83,24 @@ impl TryFrom<i64> for RowId {
 impl From<RowId> for i64 {
     fn from(id: RowId) -> Self {
         id.0
+    }
+}
+
+impl TryFrom<DateTime<Utc>> for Moment {
+    type Error = &'static str;
+
+    fn try_from(at: DateTime<Utc>) -> Result<Self, Self::Error> {
+        // An offset may move a time out of its year.
+        if (-1..=10_000).contains(&at.year()) {
+            return Ok(Self(at));
+        }
+        Err("a time is between the years 0000 and 9999")
+    }
+}
+
+impl From<Moment> for DateTime<Utc> {
+    fn from(moment: Moment) -> Self {
+        moment.0
     }
 }
 
@@ -107,6 +139,8 @@ mod tests {
         ids: Option<Vec<i64>>,
         #[serde(default, deserialize_with = "word")]
         reason: Option<String>,
+        #[serde(default, deserialize_with = "moment")]
+        from: Option<DateTime<Utc>>,
         #[serde(default, deserialize_with = "workspace")]
         workspace: Option<String>,
         #[serde(default, deserialize_with = "provider")]
@@ -121,11 +155,12 @@ mod tests {
     fn what_can_be_stored_is_taken() {
         let read = read(
             json!({"id": 7, "ids": [0, i64::MAX], "reason": "delivery_limit",
-            "workspace": "w", "provider": null}),
+            "from": "9999-12-31T23:59:59-01:00", "workspace": "w", "provider": null}),
         )
         .unwrap();
         assert_eq!(read.id, Some(7));
         assert_eq!(read.ids, Some(vec![0, i64::MAX]));
+        assert!(read.from.is_some());
         assert_eq!(read.reason.as_deref(), Some("delivery_limit"));
         assert_eq!(
             (read.workspace.as_deref(), read.provider),
@@ -141,6 +176,8 @@ mod tests {
             (json!({"id": u64::MAX}), "i64"),
             (json!({"reason": "a\u{0}"}), "a-z"),
             (json!({"reason": "a".repeat(65)}), "64"),
+            (json!({"from": "+200000-01-01T00:00:00Z"}), "9999"),
+            (json!({"from": "-9000-01-01T00:00:00Z"}), "0000"),
             (json!({"workspace": "W"}), "a-z"),
             (json!({"provider": ""}), "a-z"),
         ] {

@@ -62,6 +62,7 @@ pub struct Control {
 }
 
 /// The control API's routes.
+#[must_use]
 pub fn routes(pool: PgPool, ownership: OwnershipConfig, patience: Duration) -> OpenApiRouter {
     router().with_state(Control {
         pool,

@@ -23,6 +23,7 @@ pub struct ReconcileControl {
 }
 
 /// The route of reconciliation.
+#[must_use]
 pub fn routes(pool: PgPool, queues: Queues, patience: Duration) -> OpenApiRouter {
     router().with_state(ReconcileControl {
         pool,

@@ -5,6 +5,7 @@ use utoipa::openapi::schema::{Object, ObjectBuilder, Type};
 
 use crate::acceptance::verdict::FrameVerdict;
 use crate::decide::Verdict;
+use crate::interpret::known_providers;
 
 /// A text that is one of `words`.
 fn one_of<'a>(means: &str, words: impl IntoIterator<Item = &'a str>) -> Object {
@@ -13,6 +14,11 @@ fn one_of<'a>(means: &str, words: impl IntoIterator<Item = &'a str>) -> Object {
         .description(Some(means))
         .enum_values(Some(words.into_iter().collect::<Vec<_>>()))
         .build()
+}
+
+/// A provider that there is code for.
+pub fn known_provider() -> Object {
+    one_of("The provider's protocol.", known_providers())
 }
 
 /// What a feed is doing.

@@ -47,6 +47,7 @@ pub struct DeadLetterControl {
 }
 
 /// The routes of dead letters.
+#[must_use]
 pub fn routes(pool: PgPool, acceptance: AcceptanceConfig, way_back: WayBack) -> OpenApiRouter {
     router().with_state(DeadLetterControl {
         pool,

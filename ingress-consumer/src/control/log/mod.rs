@@ -25,6 +25,7 @@ pub struct LogApi {
 }
 
 /// The log API's routes.
+#[must_use]
 pub fn routes(pool: PgPool) -> OpenApiRouter {
     router().with_state(LogApi { pool })
 }

@@ -78,6 +78,7 @@ impl Intake {
     }
 
     /// The routes of provider-ingest.
+    #[must_use]
     pub fn routes(self) -> OpenApiRouter {
         router().with_state(self)
     }

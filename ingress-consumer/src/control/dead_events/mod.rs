@@ -1,7 +1,6 @@
 //! Dead events: those that the broker refused too often, listed, shown and redriven.
 
-use std::fmt;
-use std::str::FromStr;
+mod order;
 
 use axum::extract::State;
 use chrono::{DateTime, Utc};
@@ -9,7 +8,6 @@ use runtime::db;
 use runtime::http::{Json, PageSize, Path, Problem, Query};
 use serde::{Deserialize, Serialize};
 use shared_model::CloudEvent;
-use utoipa::openapi::schema::{Array, ArrayBuilder, ObjectBuilder, Type};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -21,46 +19,14 @@ use crate::store::StoreError;
 use crate::store::blocked_event::{self, Dead, Place};
 use crate::store::event_log::LoggedEvent;
 
-/// How many events one request redrives at most.
-const MOST: i64 = 1000;
+use order::MOST;
+pub use order::{RedriveOrder, RedriveOutcome};
 
 pub fn router() -> OpenApiRouter<Control> {
     OpenApiRouter::new()
         .routes(routes!(list))
         .routes(routes!(show))
         .routes(routes!(redrive))
-}
-
-impl fmt::Display for Place {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{}:{}", self.shard, self.offset)
-    }
-}
-
-impl FromStr for Place {
-    type Err = Problem;
-
-    fn from_str(text: &str) -> Result<Self, Problem> {
-        let parse = || {
-            let (shard, offset) = text.split_once(':')?;
-            let is_number = |text: &str, longest| {
-                (1..=longest).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit())
-            };
-            // As the description says, and less than the database can count to.
-            if !is_number(shard, 9) || !is_number(offset, 18) {
-                return None;
-            }
-            Some(Self {
-                shard: shard.parse().ok()?,
-                offset: offset.parse().ok()?,
-            })
-        };
-        parse().ok_or_else(|| {
-            let detail =
-                format!("{text:?} is no event; write its id, shard:offset, such as 2:1041");
-            Problem::bad_request("invalid-event-id", detail)
-        })
-    }
 }
 
 /// A dead event as listed.
@@ -194,63 +160,6 @@ async fn show(
     }))
 }
 
-fn ids() -> Array {
-    let id = ObjectBuilder::new()
-        .schema_type(Type::String)
-        .pattern(Some("^[0-9]{1,9}:[0-9]{1,18}$"));
-    ArrayBuilder::new()
-        .description(Some("Their ids, `shard:offset`; none with `all`."))
-        .max_items(Some(1000))
-        .items(id)
-        .build()
-}
-
-/// Which dead events to redrive: those with these ids, or all of the workspace's.
-#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct RedriveOrder {
-    /// Their ids, `shard:offset`; none with `all`.
-    #[serde(default)]
-    #[schema(schema_with = ids)]
-    pub ids: Vec<String>,
-    /// All of them, up to 1000 at once; not with `ids`.
-    #[serde(default)]
-    pub all: bool,
-    /// Only say how many.
-    #[serde(default)]
-    pub dry_run: bool,
-}
-
-/// What became of the order.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct RedriveOutcome {
-    /// Whether this only says what would be.
-    pub dry_run: bool,
-    /// How many events are, or would be, handed to the relay.
-    pub events: u64,
-    /// Whether there may be more: order the same again.
-    pub more: bool,
-}
-
-impl RedriveOrder {
-    /// The ids' places; none for all.
-    fn places(&self) -> Result<Option<Vec<Place>>, Problem> {
-        if self.all != self.ids.is_empty() {
-            let detail = "name the events with ids, or write all: true";
-            return Err(Problem::bad_request("invalid-order", detail));
-        }
-        if self.ids.len() > MOST.unsigned_abs().try_into().unwrap_or(usize::MAX) {
-            let detail = format!("there are {} ids; write {MOST} or less", self.ids.len());
-            return Err(Problem::bad_request("too-many-ids", detail));
-        }
-        if self.all {
-            return Ok(None);
-        }
-        let places: Result<Vec<_>, _> = self.ids.iter().map(|id| id.parse()).collect();
-        places.map(Some)
-    }
-}
-
 /// Have the relay publish dead events once more
 ///
 /// Either those that `ids` names or, with `all`, up to 1000 of the workspace's. Ids that are not of dead
@@ -297,59 +206,4 @@ async fn redrive(
         events,
         more: events == MOST.unsigned_abs(),
     }))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_order_names_what_it_is_about() {
-        let order = |ids: &[&str], all| RedriveOrder {
-            ids: ids.iter().map(|id| (*id).to_owned()).collect(),
-            all,
-            dry_run: false,
-        };
-        assert_eq!(order(&[], true).places().unwrap(), None);
-        let place = Place {
-            shard: 2,
-            offset: 1041,
-        };
-        assert_eq!(
-            order(&["2:1041"], false).places().unwrap(),
-            Some(vec![place])
-        );
-        assert_eq!(place.to_string(), "2:1041");
-        for (ids, all) in [(vec![], false), (vec!["1:1"], true)] {
-            let problem = order(&ids, all).places().unwrap_err();
-            assert!(problem.detail.contains("all: true"), "{}", problem.detail);
-        }
-        for id in [
-            "",
-            "1",
-            "1:",
-            ":1",
-            "-1:1",
-            "1:-1",
-            "1:x",
-            "+1:1",
-            "1:99999999999999999999",
-            "9999999999:1",
-        ] {
-            let problem = order(&[id], false).places().unwrap_err();
-            assert!(
-                problem.detail.contains("shard:offset"),
-                "{}",
-                problem.detail
-            );
-        }
-        let many = vec!["1:1"; 1001];
-        assert!(
-            order(&many, false)
-                .places()
-                .unwrap_err()
-                .detail
-                .contains("1000")
-        );
-    }
 }
