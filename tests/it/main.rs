@@ -1,5 +1,6 @@
 //! One binary for all end-to-end tests, so that they share the servers.
 
+mod access;
 mod api;
 mod broker;
 mod dead_letters;
@@ -10,6 +11,7 @@ mod end_to_end;
 mod event_log;
 mod freshness;
 mod gaps;
+mod gateway;
 mod health;
 mod ingest;
 mod log_upkeep;

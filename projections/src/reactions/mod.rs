@@ -37,6 +37,8 @@ use runtime::db::{self, Migrations};
 use runtime::{Context, http, outbound};
 use shared_model::topology;
 use tokio::sync::Notify;
+use utoipa::openapi::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
 
 pub use config::{DeliveriesConfig, ReactionsConfig, WebhooksConfig};
 pub use delivery_api::{Recover, Recovered};
@@ -55,6 +57,19 @@ pub static MIGRATIONS: Migrations = Migrations {
     migrator: || sqlx::migrate!("migrations/reactions"),
 };
 
+/// The routes and what they are described as.
+fn router() -> OpenApiRouter<endpoint_api::Source> {
+    endpoint_api::router()
+        .merge(secret_api::router())
+        .merge(delivery_api::router())
+}
+
+/// What the service's routes are described as.
+#[must_use]
+pub fn description() -> OpenApi {
+    router().into_openapi()
+}
+
 /// Starts the webhooks' API, the reaction and the sender on `context`. Broker and database may be away.
 pub async fn start(context: Context, config: ReactionsConfig) -> anyhow::Result<Started> {
     let webhooks = Arc::new(config.webhooks.clone());
@@ -72,11 +87,9 @@ pub async fn start(context: Context, config: ReactionsConfig) -> anyhow::Result<
         config: Arc::clone(&webhooks),
         wake: Arc::clone(&wake),
     };
-    let routes = endpoint_api::routes(source.clone())
-        .merge(secret_api::routes(source.clone()))
-        .merge(delivery_api::routes(source));
+    let routes = router().with_state(source);
     let access = Access::new(&config.access, Arc::new(NoKeys));
-    let http = http::serve(&context, &config.http, &access, routes.into()).await?;
+    let http = http::serve(&context, &config.http, &access, routes).await?;
     let worker = context.clone();
     context.spawn("reactions", async move {
         db::require_schema(&pool, &MIGRATIONS, worker.stopping()).await?;

@@ -6,14 +6,14 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use headrace::gateway::{self, GatewayConfig, Upstreams};
+use headrace::gateway::{self, CorsConfig, GatewayConfig, Upstreams};
 use headrace::services::{Service, Setting};
 use provider_sim::{DEFAULT_API_KEY, ScriptedConfig, ScriptedProvider};
 use rangemap::RangeInclusiveSet;
 use reqwest::Client;
 use reqwest::header::HeaderMap;
 use runtime::Context;
-use runtime::access::{AccessConfig, InternalToken};
+use runtime::access::{AccessConfig, InternalToken, Scope};
 use runtime::amqp::{Link, Message, Publisher};
 use runtime::config::{AmqpConfig, HttpConfig, SecretUrl};
 use serde_json::{Value, json};
@@ -85,6 +85,8 @@ pub struct World {
     pub amqp: String,
     /// A client for the APIs.
     pub http: Client,
+    /// Which pages of others may use the APIs, from the gateway's next start on.
+    pub cors: CorsConfig,
     settings: Vec<Setting>,
     running: BTreeMap<Service, (Context, SocketAddr)>,
     core: Option<SocketAddr>,
@@ -161,6 +163,7 @@ impl World {
                 .default_headers(internal_headers())
                 .build()
                 .expect("a client"),
+            cors: CorsConfig::default(),
             settings,
             running: BTreeMap::new(),
             core: None,
@@ -253,7 +256,11 @@ impl World {
                 snapshot: url(Service::SnapshotProjection),
                 health: url(Service::HealthProjection),
                 reactions: url(Service::Reactions),
+                // The port that nobody listens on.
+                live: "http://127.0.0.1:9".to_owned(),
             },
+            access: AccessConfig::internal(INTERNAL_TOKEN),
+            cors: self.cors.clone(),
         };
         let context = Context::new("gateway", self.vhost.clone());
         let address = gateway::start(context.clone(), config)
@@ -358,6 +365,20 @@ impl World {
             .expect("the gateway answers");
         let status = answer.status().as_u16();
         (status, answer.json().await.unwrap_or_default())
+    }
+
+    /// A new API key for `workspaces` with `scopes`.
+    ///
+    /// # Panics
+    /// If the core makes none.
+    pub async fn key(&self, workspaces: &[&str], scopes: &[Scope]) -> String {
+        let new = json!({"name": "tests", "workspaces": workspaces, "scopes": scopes});
+        let url = format!("{}/v1/api-keys", self.core_url());
+        let answer = self.http.post(url).json(&new).send().await;
+        let answer = answer.expect("the core answers");
+        assert_eq!(answer.status().as_u16(), 201, "{:?}", answer.text().await);
+        let key: Value = answer.json().await.expect("a key");
+        key["key"].as_str().expect("the key itself").to_owned()
     }
 
     /// Where the shards of the event log stand.
