@@ -111,7 +111,15 @@ pub fn description() -> utoipa::openapi::OpenApi {
                     (_, "get") => "read",
                     _ => "manage",
                 };
-                let operation = serde_json::json!({"operationId": format!("{method} {path}"),
+                let named = path.split(['{', '}']).skip(1).step_by(2);
+                let parameters: Vec<_> = named
+                    .map(|name| {
+                        serde_json::json!({"name": name, "in": "path", "required": true,
+                        "description": name, "schema": {"type": "string"}})
+                    })
+                    .collect();
+                let operation = serde_json::json!({"summary": path, "parameters": parameters,
+                    "operationId": format!("{method} {path}"),
                     "tags": ["connections"], "responses": {"200": {"description": ""}},
                     "security": [{"credential": [scope]}]});
                 (method.to_owned(), operation)

@@ -102,7 +102,7 @@ async fn credential(world: &World, workspaces: &[&str], scopes: &[Scope]) -> Str
 }
 
 /// The world, and what is in its workspace `w`, by the names of path parameters.
-async fn world() -> (World, BTreeMap<&'static str, String>) {
+pub async fn world() -> (World, BTreeMap<&'static str, String>) {
     let settings = vec![
         ("webhooks.allow_http", "true"),
         ("webhooks.allow_private", "true"),
@@ -248,26 +248,28 @@ fn the_gateways_description_is_that_of_all_services() {
     assert_eq!(merged, tested, "a service's description is not tested here");
 }
 
-/// The files of `directory` that are part of a program, not of its tests.
-fn sources(directory: &Path, found: &mut Vec<PathBuf>) {
+/// The files beneath `directory` that are part of a program, not of its tests.
+pub fn sources(directory: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
     for entry in std::fs::read_dir(directory).unwrap() {
         let path = entry.unwrap().path();
         let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        let is_of_tests = name.contains("test") || name == "core_stand_in.rs";
         if path.is_dir() {
-            sources(&path, found);
-        } else if name.ends_with(".rs") && !name.contains("test") && name != "core_stand_in.rs" {
+            found.extend(sources(&path));
+        } else if name.ends_with(".rs") && !is_of_tests {
             found.push(path);
         }
     }
+    found
 }
 
 #[test]
 fn what_is_not_described_is_internal() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let mut files = Vec::new();
-    for service in ["ingress-consumer", "ingress-publisher", "projections"] {
-        sources(&root.join(service).join("src"), &mut files);
-    }
+    let services = ["ingress-consumer", "ingress-publisher", "projections"];
+    let files = services.map(|service| sources(&root.join(service).join("src")));
+    let files: Vec<_> = files.into_iter().flatten().collect();
     assert!(files.len() > 50);
     for file in files {
         let text = std::fs::read_to_string(&file).unwrap();

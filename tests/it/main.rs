@@ -25,6 +25,7 @@ mod projections;
 mod reconcile;
 mod relay;
 mod relay_refusals;
+mod schemathesis;
 mod spool;
 mod status;
 mod stops;
