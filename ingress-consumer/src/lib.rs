@@ -58,6 +58,86 @@ pub struct Started {
     pub http: SocketAddr,
 }
 
+/// What the core's routes are described as.
+#[must_use]
+pub fn description() -> utoipa::openapi::OpenApi {
+    // Until the routes carry their own.
+    let routes = [
+        ("/v1/workspaces/{workspace}/connections", "get post"),
+        (
+            "/v1/workspaces/{workspace}/connections/{connection}",
+            "get delete",
+        ),
+        (
+            "/v1/workspaces/{workspace}/connections/{connection}/polls",
+            "get",
+        ),
+        (
+            "/v1/workspaces/{workspace}/connections/{connection}/poll",
+            "post",
+        ),
+        (
+            "/v1/workspaces/{workspace}/connections/{connection}/pause",
+            "post",
+        ),
+        (
+            "/v1/workspaces/{workspace}/connections/{connection}/resume",
+            "post",
+        ),
+        ("/v1/workspaces/{workspace}/polls", "get"),
+        ("/v1/workspaces/{workspace}/dead-events", "get"),
+        ("/v1/workspaces/{workspace}/dead-events/{id}", "get"),
+        ("/v1/workspaces/{workspace}/dead-events/redrive", "post"),
+        ("/v1/workspaces/{workspace}/streams", "get"),
+        (
+            "/v1/workspaces/{workspace}/vehicles/{vehicle}/verdicts",
+            "get",
+        ),
+        ("/v1/workspaces/{workspace}/parked", "get"),
+        ("/v1/workspaces/{workspace}/parked/{id}", "get"),
+        ("/v1/workspaces/{workspace}/parked/discard", "post"),
+        ("/v1/workspaces/{workspace}/parked/replay", "post"),
+        ("/v1/dead-letters", "get"),
+        ("/v1/dead-letters/{id}", "get"),
+        ("/v1/dead-letters/replay", "post"),
+        ("/v1/dead-letters/discard", "post"),
+        ("/v1/reconcile", "get"),
+        ("/v1/subscribers", "get"),
+        ("/v1/subscribers/{name}", "delete"),
+        ("/v1/subscribers/{name}/reset", "post"),
+        ("/v1/provider-ingest", "post"),
+    ];
+    let mut paths = serde_json::Map::new();
+    for (path, methods) in routes {
+        let operations: serde_json::Map<_, _> = methods
+            .split(' ')
+            .map(|method| {
+                let scope = match (path, method) {
+                    ("/v1/provider-ingest", _) => "ingest",
+                    _ if !path.contains("{workspace}") => "operate",
+                    (_, "get") => "read",
+                    _ => "manage",
+                };
+                let named = path.split(['{', '}']).skip(1).step_by(2);
+                let parameters: Vec<_> = named
+                    .map(|name| {
+                        serde_json::json!({"name": name, "in": "path", "required": true,
+                        "description": name, "schema": {"type": "string"}})
+                    })
+                    .collect();
+                let operation = serde_json::json!({"summary": path, "parameters": parameters,
+                    "operationId": format!("{method} {path}"),
+                    "tags": ["connections"], "responses": {"200": {"description": ""}},
+                    "security": [{"credential": [scope]}]});
+                (method.to_owned(), operation)
+            })
+            .collect();
+        paths.insert(path.to_owned(), operations.into());
+    }
+    let document = serde_json::json!({"openapi": "3.1.0", "info": {"title": "", "version": ""}, "paths": paths});
+    serde_json::from_value(document).unwrap_or_default()
+}
+
 /// Starts the core; returns once its tasks run.
 pub async fn start(context: Context, config: ConsumerConfig) -> anyhow::Result<Started> {
     let pool = db::open(&context, &config.database)?;
