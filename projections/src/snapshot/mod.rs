@@ -2,12 +2,24 @@
 //!
 //! Values follow the newest `version` that any event told of, times the newest `revision`; so a
 //! vehicle's values and times are those of the core, as soon as its newest events have arrived.
+//!
+//! How fresh a vehicle is, no event has to tell: it is judged when it is asked for, by the rule and the
+//! limits of the health projection.
 
+mod answer;
 mod api;
 mod compare;
 mod config;
+mod cursor;
+mod cutoffs;
+mod etag;
+mod fields;
+mod filter;
 mod fold;
+#[cfg(test)]
+mod service_tests;
 mod store;
+mod waits;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -20,8 +32,9 @@ use runtime::db::{self, Migrations};
 use runtime::{Context, http, service};
 use shared_model::topology::{self, Subscriber};
 use sqlx::{PgConnection, PgPool};
+use utoipa::openapi::OpenApi;
 
-pub use config::SnapshotConfig;
+pub use config::{FreshnessConfig, SnapshotConfig};
 #[cfg(test)]
 pub(crate) use fold::tests::any_fact;
 pub use fold::{Quantity, Snapshot};
@@ -33,6 +46,9 @@ use crate::rebuild::{self, RebuildArguments, Rebuilt};
 use crate::schema::Schema;
 use crate::table_set::TableSets;
 use crate::{Started, VehicleChange};
+use api::Api;
+use store::Written;
+use waits::Waits;
 
 /// The migrations of the schema `snapshot`.
 pub static MIGRATIONS: Migrations = Migrations {
@@ -78,6 +94,12 @@ pub async fn rebuild(
     rebuild::rebuild::<SnapshotProjection>(context, pool, &core, arguments, say).await
 }
 
+/// What the service's routes are described as.
+#[must_use]
+pub fn description() -> OpenApi {
+    api::router().into_openapi()
+}
+
 /// Starts the read API and the worker on `context`. Broker, database and core may be away.
 pub async fn start(context: Context, config: SnapshotConfig) -> anyhow::Result<Started> {
     let pool = db::open(&context, &config.database)?;
@@ -85,7 +107,15 @@ pub async fn start(context: Context, config: SnapshotConfig) -> anyhow::Result<S
     let tables = context.readiness().add("tables");
     let link = Link::open(&context, &config.amqp, topology::events());
     let access = Access::new(&config.access, Arc::new(NoKeys));
-    let routes = api::routes(pool.clone()).into();
+    let waits = Waits::default();
+    let api = Api::new(
+        pool.clone(),
+        config.database.max_connections,
+        config.freshness.limits(),
+        waits.clone(),
+        context.stopping().clone(),
+    );
+    let routes = api::router().with_state(api);
     let http = http::serve(&context, &config.http, &access, routes).await?;
     let worker = context.clone();
     let settings = Settings {
@@ -97,8 +127,22 @@ pub async fn start(context: Context, config: SnapshotConfig) -> anyhow::Result<S
     context.spawn("snapshot-projection", async move {
         db::require_schema(&pool, &MIGRATIONS, worker.stopping()).await?;
         schema.up();
-        let projection = SnapshotProjection { pool, schema: LIVE };
-        projection::run(&worker, &link, &settings, &tables, &projection).await
+        let projection = SnapshotProjection {
+            pool: pool.clone(),
+            schema: LIVE,
+            waits: waits.clone(),
+        };
+        tokio::try_join!(
+            Box::pin(projection::run(
+                &worker,
+                &link,
+                &settings,
+                &tables,
+                &projection
+            )),
+            waits.look(&pool, &worker),
+        )?;
+        Ok(())
     });
     Ok(Started { http })
 }
@@ -106,6 +150,7 @@ pub async fn start(context: Context, config: SnapshotConfig) -> anyhow::Result<S
 pub(crate) struct SnapshotProjection {
     pool: PgPool,
     schema: Schema,
+    waits: Waits,
 }
 
 impl Projection for SnapshotProjection {
@@ -114,7 +159,7 @@ impl Projection for SnapshotProjection {
     const TRANSACTION: &'static str = "snapshot_apply";
     const TABLES: &'static [&'static str] = &["vehicle", "checkpoint"];
     type Change = Snapshot;
-    type Row = (String, String);
+    type Row = Written;
 
     fn pool(&self) -> &PgPool {
         &self.pool
@@ -128,12 +173,13 @@ impl Projection for SnapshotProjection {
         &self,
         connection: &mut PgConnection,
         changes: &[VehicleChange<Snapshot>],
-    ) -> Result<Vec<(String, String)>, sqlx::Error> {
+    ) -> Result<Vec<Written>, sqlx::Error> {
         store::upsert(connection, self.schema, changes).await
     }
 
-    fn committed(&self, row: (String, String)) -> (String, String) {
-        row
+    fn committed(&self, row: Written) -> (String, String) {
+        self.waits.committed(&row);
+        (row.workspace, row.vehicle)
     }
 }
 
@@ -145,7 +191,11 @@ impl Rebuilt for SnapshotProjection {
     };
 
     fn on(pool: PgPool, schema: Schema) -> Self {
-        Self { pool, schema }
+        Self {
+            pool,
+            schema,
+            waits: Waits::default(),
+        }
     }
 
     async fn compare(

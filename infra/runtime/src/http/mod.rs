@@ -3,6 +3,7 @@
 //! Every error is an RFC 9457 problem, those of the framework included.
 
 mod extract;
+mod measure;
 mod page;
 mod problem;
 mod readiness;
@@ -66,7 +67,8 @@ pub async fn serve_open(
     let app = own
         .merge(routes)
         .fallback(not_found)
-        .method_not_allowed_fallback(not_allowed);
+        .method_not_allowed_fallback(not_allowed)
+        .layer(middleware::from_fn(measure::measure));
     let closing = context.closing().clone();
     context.spawn_infrastructure("http", async move {
         axum::serve(listener, app)
