@@ -20,6 +20,7 @@ mod poison;
 mod polled_providers;
 mod polling;
 mod projections;
+mod reading;
 mod reconcile;
 mod relay;
 mod relay_refusals;

@@ -1,6 +1,6 @@
 //! The read API as a client has it.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use jsonschema::Validator;
 use reqwest::header::{ETAG, IF_NONE_MATCH};
@@ -329,12 +329,11 @@ async fn a_reader_waits_for_a_version_and_holds_nothing_meanwhile() {
         let path = format!("{LIST}/bus-{vehicle}/snapshot?min_version=3&wait=10");
         waiting.spawn(async move { get(http, &path).await });
     }
-    // Others are answered at once meanwhile.
-    let started = Instant::now();
+    // Others are answered meanwhile.
     for _ in 0..20 {
         assert_eq!(get(running.http, ONE).await.0, 200);
     }
-    assert!(started.elapsed() < Duration::from_secs(3));
+    assert!(waiting.try_join_next().is_none(), "they wait");
     running.send(KIND, changed("bus-1", 3, "%")).await;
     running.send(KIND, changed("bus-2", 4, "%")).await;
     while let Some(answer) = waiting.join_next().await {

@@ -189,7 +189,7 @@ async fn a_box_may_cross_the_antimeridian() {
     assert_eq!(within("177,-20,-170,-10").await, ["apia", "edge", "suva"]);
     assert_eq!(within("177,-17,-170,-10").await, ["apia", "edge"]);
     assert_eq!(within("-180,-90,180,90").await.len(), 4);
-    assert!(within("5,52,4,51.9999e-300").await.is_empty());
+    assert!(within("6,52,4,53").await.is_empty());
 }
 
 #[tokio::test]
