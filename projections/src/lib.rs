@@ -31,6 +31,7 @@ mod gap;
 mod gap_tests;
 mod gaps_config;
 pub mod health;
+mod heard_through;
 mod keeper;
 pub mod live {
     //! What happens, as it happens.

@@ -27,6 +27,7 @@ mod polled_providers;
 mod polling;
 mod projections;
 mod read_load;
+mod reading;
 mod reconcile;
 mod relay;
 mod relay_refusals;

@@ -124,7 +124,7 @@ fn delta(duration: Duration) -> TimeDelta {
 
 impl FreshnessConfig {
     /// The limits that vehicles are judged by.
-    pub(super) fn limits(&self) -> LimitsByProvider {
+    pub(crate) fn limits(&self) -> LimitsByProvider {
         let limits = |of: ProviderFreshness| Limits {
             stale_after: delta(of.stale_after.unwrap_or(self.stale_after)),
             offline_after: delta(of.offline_after.unwrap_or(self.offline_after)),
@@ -143,7 +143,7 @@ impl FreshnessConfig {
         delta(self.pipeline_late_after)
     }
 
-    fn validate(&self, problems: &mut Problems) {
+    pub(crate) fn validate(&self, problems: &mut Problems) {
         let usual = ("freshness".to_owned(), ProviderFreshness::default());
         let providers = self
             .providers

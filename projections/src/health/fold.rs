@@ -7,6 +7,7 @@ use shared_model::event::Fact;
 use shared_model::signal::Provenance;
 use shared_model::{ConnectionId, Provider, VehicleId};
 
+use crate::heard_through::heard_through;
 use crate::{Change, OutOfRange};
 
 /// Where a vehicle comes from. The earliest counts.
@@ -32,10 +33,8 @@ pub struct Heard {
 
 impl Heard {
     fn received<'a>(at: DateTime<Utc>, signals: impl Iterator<Item = &'a Provenance>) -> Self {
-        // Of the signal that came last; of two at once, either, but always the same.
-        let newest = signals.max_by_key(|signal| (signal.received_at, &signal.provider));
         Self {
-            receipts: BTreeMap::from([(at, newest.map(|signal| signal.provider.clone()))]),
+            receipts: BTreeMap::from([(at, heard_through(at, signals).cloned())]),
             ..Self::default()
         }
     }

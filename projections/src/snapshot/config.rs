@@ -1,11 +1,16 @@
 //! Configuration of the snapshot projection.
 
+use std::collections::BTreeMap;
+use std::time::Duration;
+
 use runtime::access::AccessConfig;
 use runtime::config::{AmqpConfig, BatchLimit, Config, DatabaseConfig, HttpConfig, Problems};
 use serde::{Deserialize, Serialize};
+use shared_model::Provider;
 
 use crate::core_config::CoreConfig;
 use crate::gaps_config::GapsConfig;
+use crate::health::{self, LimitsByProvider, ProviderFreshness};
 
 /// Configuration of the snapshot projection.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -25,6 +30,54 @@ pub struct SnapshotConfig {
     pub core: CoreConfig,
     /// When a missing event is fetched.
     pub gaps: GapsConfig,
+    /// How fresh vehicles are said to be.
+    pub freshness: FreshnessConfig,
+}
+
+/// How fresh vehicles are said to be: the limits of the health projection, which must be the same there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FreshnessConfig {
+    /// See [`health::FreshnessConfig::stale_after`].
+    #[serde(with = "humantime_serde")]
+    pub stale_after: Duration,
+    /// See [`health::FreshnessConfig::offline_after`].
+    #[serde(with = "humantime_serde")]
+    pub offline_after: Duration,
+    /// See [`health::FreshnessConfig::providers`].
+    pub providers: BTreeMap<Provider, ProviderFreshness>,
+}
+
+impl Default for FreshnessConfig {
+    fn default() -> Self {
+        let health = health::FreshnessConfig::default();
+        Self {
+            stale_after: health.stale_after,
+            offline_after: health.offline_after,
+            providers: health.providers,
+        }
+    }
+}
+
+impl FreshnessConfig {
+    /// The limits that vehicles are judged by.
+    pub(super) fn limits(&self) -> LimitsByProvider {
+        self.as_health().limits()
+    }
+
+    fn as_health(&self) -> health::FreshnessConfig {
+        let Self {
+            stale_after,
+            offline_after,
+            providers,
+        } = self.clone();
+        health::FreshnessConfig {
+            stale_after,
+            offline_after,
+            providers,
+            ..health::FreshnessConfig::default()
+        }
+    }
 }
 
 impl Default for SnapshotConfig {
@@ -37,6 +90,7 @@ impl Default for SnapshotConfig {
             batch: BatchLimit::default(),
             core: CoreConfig::default(),
             gaps: GapsConfig::default(),
+            freshness: FreshnessConfig::default(),
         }
     }
 }
@@ -49,6 +103,7 @@ impl Config for SnapshotConfig {
         self.batch.validate(problems);
         self.core.validate(problems);
         self.gaps.validate(problems);
+        self.freshness.as_health().validate(problems);
     }
 
     fn database(&self) -> Option<&DatabaseConfig> {

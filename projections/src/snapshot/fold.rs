@@ -1,14 +1,16 @@
 //! What events say about a vehicle's snapshot. Pure.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use shared_model::VehicleId;
 use shared_model::event::{Fact, PublishedReading, VehicleSeen, VehicleSnapshotChanged};
 use shared_model::signal::Provenance;
+use shared_model::{Provider, VehicleId};
 
+use crate::heard_through::heard_through;
 use crate::{Change, OutOfRange};
 
 /// A signal's value without its times. Open, as events are: a newer core may publish kinds of
@@ -32,6 +34,11 @@ pub struct Snapshot {
     pub revision: i64,
     /// When and by whom each value was reported, by signal.
     pub times: BTreeMap<String, Provenance>,
+    /// Through whom the vehicle was last heard from; before it ever was, who registered it. Belongs to
+    /// the times.
+    pub provider: Option<Provider>,
+    /// The latest time of its observations (UTC). Belongs to the times.
+    pub observed_at: Option<DateTime<Utc>>,
     /// When the vehicle was last heard from (UTC).
     pub last_received_at: Option<DateTime<Utc>>,
 }
@@ -77,28 +84,43 @@ impl Snapshot {
         let snapshot = Self {
             version: number("version", fact.version)?,
             signals,
-            revision: number("revision", fact.revision)?,
-            times,
-            last_received_at: Some(fact.last_received_at),
+            ..Self::heard(fact.revision, times, fact.last_received_at)?
         };
         Ok((fact.vehicle, snapshot))
     }
 
     fn seen(fact: VehicleSeen) -> Result<(VehicleId, Self), OutOfRange> {
-        let snapshot = Self {
-            revision: number("revision", fact.revision)?,
-            times: fact.signals,
-            last_received_at: Some(fact.last_received_at),
-            ..Self::default()
-        };
+        let snapshot = Self::heard(fact.revision, fact.signals, fact.last_received_at)?;
         Ok((fact.vehicle, snapshot))
+    }
+
+    /// The times of one revision, without values.
+    fn heard(
+        revision: u64,
+        times: BTreeMap<String, Provenance>,
+        last_received_at: DateTime<Utc>,
+    ) -> Result<Self, OutOfRange> {
+        Ok(Self {
+            revision: number("revision", revision)?,
+            provider: heard_through(last_received_at, times.values()).cloned(),
+            observed_at: latest_observation(&times),
+            times,
+            last_received_at: Some(last_received_at),
+            ..Self::default()
+        })
     }
 }
 
 impl Change for Snapshot {
     fn of(fact: Fact) -> Result<Vec<(VehicleId, Self)>, OutOfRange> {
         match fact {
-            Fact::VehicleRegistered(fact) => Ok(vec![(fact.vehicle, Self::default())]),
+            Fact::VehicleRegistered(fact) => {
+                let known = Self {
+                    provider: Some(fact.provider),
+                    ..Self::default()
+                };
+                Ok(vec![(fact.vehicle, known)])
+            }
             Fact::VehicleSnapshotChanged(fact) => Ok(vec![Self::changed(fact)?]),
             Fact::VehiclesSeen(fact) => fact.vehicles.into_iter().map(Self::seen).collect(),
             Fact::ConnectionStatusChanged(_)
@@ -108,26 +130,42 @@ impl Change for Snapshot {
     }
 
     /// The newer values, the newer times and the later receipt. Equal versions hold equal values and
-    /// equal revisions equal times, by the core's promise. The upsert in `store` does the same.
+    /// equal revisions equal times, by the core's promise; two that only register the vehicle may name
+    /// two providers, of which the first in order of their names is kept. The upsert in `store` does the
+    /// same.
     fn merge(self, other: Self) -> Self {
+        let last_received_at = self.last_received_at.max(other.last_received_at);
+        let provider = match self.revision.cmp(&other.revision) {
+            Ordering::Less => other.provider,
+            Ordering::Equal => self.provider.into_iter().chain(other.provider).min(),
+            Ordering::Greater => self.provider,
+        };
+        let (revision, times, observed_at) = if other.revision > self.revision {
+            (other.revision, other.times, other.observed_at)
+        } else {
+            (self.revision, self.times, self.observed_at)
+        };
         let (version, signals) = if other.version > self.version {
             (other.version, other.signals)
         } else {
             (self.version, self.signals)
-        };
-        let (revision, times) = if other.revision > self.revision {
-            (other.revision, other.times)
-        } else {
-            (self.revision, self.times)
         };
         Self {
             version,
             signals,
             revision,
             times,
-            last_received_at: self.last_received_at.max(other.last_received_at),
+            provider,
+            observed_at,
+            last_received_at,
         }
     }
+}
+
+/// The latest time of observation. One before 1970 is that of a broken clock, which finds nothing.
+fn latest_observation(times: &BTreeMap<String, Provenance>) -> Option<DateTime<Utc>> {
+    let latest = times.values().map(|signal| signal.observed_at).max();
+    latest.filter(|at| *at >= DateTime::UNIX_EPOCH)
 }
 
 fn number(name: &'static str, value: u64) -> Result<i64, OutOfRange> {
@@ -138,7 +176,6 @@ fn number(name: &'static str, value: u64) -> Result<i64, OutOfRange> {
 pub(super) mod tests {
     use proptest::prelude::*;
     use serde_json::json;
-    use shared_model::Provider;
     use shared_model::event::{VehicleRegistered, VehiclesSeen};
     use shared_model::time::from_unix_millis;
 
@@ -156,10 +193,12 @@ pub(super) mod tests {
         Provenance {
             observed_at: at(revision),
             received_at: at(received),
-            provider: Provider::new("viriciti").unwrap(),
+            provider: Provider::new(PROVIDERS[usize::try_from(revision % 3).unwrap()]).unwrap(),
             clock_ahead: revision.is_multiple_of(3),
         }
     }
+
+    const PROVIDERS: [&str; 3] = ["viriciti", "samsara", "rfms"];
 
     // As in the core, a version stands for its values and a revision for its times.
     fn names(number: u64) -> impl Iterator<Item = String> {
@@ -173,10 +212,14 @@ pub(super) mod tests {
     }
 
     pub(crate) fn registered(number: u8) -> Fact {
+        registered_by("viriciti", number)
+    }
+
+    fn registered_by(provider: &str, number: u8) -> Fact {
         Fact::VehicleRegistered(VehicleRegistered {
             vehicle: vehicle(number),
             connection: "01890a5d-ac96-774b-bcce-b302099a8057".parse().unwrap(),
-            provider: Provider::new("viriciti").unwrap(),
+            provider: Provider::new(provider).unwrap(),
             registered_at: at(0),
         })
     }
@@ -216,7 +259,8 @@ pub(super) mod tests {
 
     pub(crate) fn any_fact() -> impl Strategy<Value = Fact> {
         prop_oneof![
-            (0..3_u8).prop_map(registered),
+            (0..3_u8, prop::sample::select(&PROVIDERS[..]))
+                .prop_map(|(number, provider)| registered_by(provider, number)),
             (0..3_u8, 1..8_u64).prop_map(|(number, version)| changed(number, version)),
             prop::collection::vec((0..3_u8, 1..16_u64), 1..4).prop_map(|vehicles| seen(&vehicles)),
         ]
@@ -271,6 +315,27 @@ pub(super) mod tests {
         assert_eq!(merged.signals, changed.signals);
         assert_eq!(merged.times, times(11));
         assert_eq!(merged.last_received_at, Some(at(11)));
+    }
+
+    #[test]
+    fn a_vehicle_is_its_registrars_until_it_is_heard_from() {
+        let registered = snapshot(registered_by("viriciti", 1));
+        let again = registered.clone().merge(snapshot(registered_by("rfms", 1)));
+        assert_eq!(again.provider.unwrap().as_str(), "rfms");
+        let heard = snapshot(seen(&[(1, 4)])).merge(registered);
+        assert_eq!(heard.provider.unwrap().as_str(), "samsara");
+        assert_eq!(heard.observed_at, Some(at(4)));
+    }
+
+    #[test]
+    fn the_time_of_a_broken_clock_finds_nothing() {
+        let old = DateTime::UNIX_EPOCH - chrono::TimeDelta::seconds(1);
+        let mut times = times(4);
+        for signal in times.values_mut() {
+            signal.observed_at = old;
+        }
+        assert_eq!(latest_observation(&times), None);
+        assert_eq!(latest_observation(&BTreeMap::new()), None);
     }
 
     #[test]

@@ -2,12 +2,24 @@
 //!
 //! Values follow the newest `version` that any event told of, times the newest `revision`; so a
 //! vehicle's values and times are those of the core, as soon as its newest events have arrived.
+//!
+//! How fresh a vehicle is, no event has to tell: it is judged when it is asked for, by the rule and the
+//! limits of the health projection.
 
+mod answer;
 mod api;
 mod compare;
 mod config;
+mod cursor;
+mod cutoffs;
+mod etag;
+mod fields;
+mod filter;
 mod fold;
+#[cfg(test)]
+mod service_tests;
 mod store;
+mod waits;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -19,8 +31,9 @@ use runtime::db::{self, Migrations};
 use runtime::{Context, http, service};
 use shared_model::topology::{self, Subscriber};
 use sqlx::{PgConnection, PgPool};
+use utoipa::openapi::OpenApi;
 
-pub use config::SnapshotConfig;
+pub use config::{FreshnessConfig, SnapshotConfig};
 #[cfg(test)]
 pub(crate) use fold::tests::any_fact;
 pub use fold::{Quantity, Snapshot};
@@ -32,6 +45,9 @@ use crate::rebuild::{self, RebuildArguments, Rebuilt};
 use crate::schema::Schema;
 use crate::table_set::TableSets;
 use crate::{Started, VehicleChange};
+use api::Api;
+use store::Written;
+use waits::Waits;
 
 /// The migrations of the schema `snapshot`.
 pub static MIGRATIONS: Migrations = Migrations {
@@ -79,25 +95,8 @@ pub async fn rebuild(
 
 /// What the service's routes are described as.
 #[must_use]
-pub fn description() -> utoipa::openapi::OpenApi {
-    // Until the routes carry their own.
-    let operation = |id: &str, names: &[&str]| {
-        let parameters: Vec<_> = names
-            .iter()
-            .map(|name| {
-                serde_json::json!({"name": name, "in": "path", "required": true,
-                "description": name, "schema": {"type": "string"}})
-            })
-            .collect();
-        serde_json::json!({"get": {"summary": id, "parameters": parameters, "operationId": id, "tags": ["vehicles"],
-            "responses": {"200": {"description": ""}}, "security": [{"credential": ["read"]}]}})
-    };
-    let paths = serde_json::json!({
-        "/v1/workspaces/{workspace}/vehicles": operation("listVehicles", &["workspace"]),
-        "/v1/workspaces/{workspace}/vehicles/{vehicle}/snapshot": operation("getSnapshot", &["workspace", "vehicle"]),
-    });
-    let document = serde_json::json!({"openapi": "3.1.0", "info": {"title": "", "version": ""}, "paths": paths});
-    serde_json::from_value(document).unwrap_or_default()
+pub fn description() -> OpenApi {
+    api::router().into_openapi()
 }
 
 /// Starts the read API and the worker on `context`. Broker, database and core may be away.
@@ -107,7 +106,15 @@ pub async fn start(context: Context, config: SnapshotConfig) -> anyhow::Result<S
     let tables = context.readiness().add("tables");
     let link = Link::open(&context, &config.amqp, topology::events());
     let access = Access::with_core(&config.access, &config.core.url)?;
-    let routes = api::routes(pool.clone()).into();
+    let waits = Waits::default();
+    let api = Api::new(
+        pool.clone(),
+        config.database.max_connections,
+        config.freshness.limits(),
+        waits.clone(),
+        context.stopping().clone(),
+    );
+    let routes = api::router().with_state(api);
     let http = http::serve(&context, &config.http, &access, routes).await?;
     let worker = context.clone();
     let settings = Settings {
@@ -119,8 +126,22 @@ pub async fn start(context: Context, config: SnapshotConfig) -> anyhow::Result<S
     context.spawn("snapshot-projection", async move {
         db::require_schema(&pool, &MIGRATIONS, worker.stopping()).await?;
         schema.up();
-        let projection = SnapshotProjection { pool, schema: LIVE };
-        projection::run(&worker, &link, &settings, &tables, &projection).await
+        let projection = SnapshotProjection {
+            pool: pool.clone(),
+            schema: LIVE,
+            waits: waits.clone(),
+        };
+        tokio::try_join!(
+            Box::pin(projection::run(
+                &worker,
+                &link,
+                &settings,
+                &tables,
+                &projection
+            )),
+            waits.look(&pool, &worker),
+        )?;
+        Ok(())
     });
     Ok(Started { http })
 }
@@ -128,6 +149,7 @@ pub async fn start(context: Context, config: SnapshotConfig) -> anyhow::Result<S
 pub(crate) struct SnapshotProjection {
     pool: PgPool,
     schema: Schema,
+    waits: Waits,
 }
 
 impl Projection for SnapshotProjection {
@@ -136,7 +158,7 @@ impl Projection for SnapshotProjection {
     const TRANSACTION: &'static str = "snapshot_apply";
     const TABLES: &'static [&'static str] = &["vehicle", "checkpoint"];
     type Change = Snapshot;
-    type Row = (String, String);
+    type Row = Written;
 
     fn pool(&self) -> &PgPool {
         &self.pool
@@ -150,12 +172,13 @@ impl Projection for SnapshotProjection {
         &self,
         connection: &mut PgConnection,
         changes: &[VehicleChange<Snapshot>],
-    ) -> Result<Vec<(String, String)>, sqlx::Error> {
+    ) -> Result<Vec<Written>, sqlx::Error> {
         store::upsert(connection, self.schema, changes).await
     }
 
-    fn committed(&self, row: (String, String)) -> (String, String) {
-        row
+    fn committed(&self, row: Written) -> (String, String) {
+        self.waits.committed(&row);
+        (row.workspace, row.vehicle)
     }
 }
 
@@ -167,7 +190,11 @@ impl Rebuilt for SnapshotProjection {
     };
 
     fn on(pool: PgPool, schema: Schema) -> Self {
-        Self { pool, schema }
+        Self {
+            pool,
+            schema,
+            waits: Waits::default(),
+        }
     }
 
     async fn compare(

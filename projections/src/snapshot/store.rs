@@ -1,12 +1,12 @@
-//! All SQL of the schema `snapshot`.
-//!
-//! The page of vehicles is a range of the primary key, read in its order:
-//! `Limit -> Index Scan using vehicle_pkey (workspace = $1 AND vehicle > $2)`.
+//! SQL that writes the vehicles' table of the schema `snapshot`, and finds one vehicle.
+
+pub(super) mod view;
 
 use std::collections::BTreeMap;
 
+use chrono::{DateTime, Utc};
+use shared_model::Provider;
 use shared_model::signal::Provenance;
-use shared_model::{VehicleId, WorkspaceId};
 use sqlx::types::Json;
 use sqlx::{PgConnection, Row};
 
@@ -14,13 +14,25 @@ use super::fold::{Quantity, Snapshot};
 use crate::schema::Schema;
 use crate::{VehicleChange, VehicleKey};
 
+/// A row that was written.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Written {
+    /// Whose vehicle it is.
+    pub(super) workspace: String,
+    /// The vehicle.
+    pub(super) vehicle: String,
+    /// The version of its values now.
+    pub(super) version: i64,
+}
+
 /// Merges `changes`, at most one per vehicle, into the table. Returns workspace and vehicle of the
-/// rows that changed; a row that holds nothing older than its change is not written.
+/// rows that changed, with their versions now; a row that holds nothing older than its change is not
+/// written.
 pub(super) async fn upsert(
     connection: &mut PgConnection,
     schema: Schema,
     changes: &[VehicleChange<Snapshot>],
-) -> Result<Vec<(String, String)>, sqlx::Error> {
+) -> Result<Vec<Written>, sqlx::Error> {
     let column = |value: fn(&Snapshot) -> i64| -> Vec<i64> {
         changes.iter().map(|of| value(&of.change)).collect()
     };
@@ -32,15 +44,21 @@ pub(super) async fn upsert(
         .iter()
         .map(|of| of.change.last_received_at)
         .collect();
+    let providers: Vec<_> = changes
+        .iter()
+        .map(|of| of.change.provider.as_ref().map(Provider::as_str))
+        .collect();
+    let observations: Vec<_> = changes.iter().map(|of| of.change.observed_at).collect();
     let query = sqlx::query!(
         r#"
         INSERT INTO snapshot.vehicle AS stored
-            (workspace, vehicle, version, signals, revision, times, last_received_at)
+            (workspace, vehicle, version, signals, revision, times, last_received_at, provider, observed_at)
         SELECT change.*
         FROM UNNEST(
             $1::text[], $2::text[], $3::bigint[], $4::jsonb[], $5::bigint[], $6::jsonb[],
-            $7::timestamptz[]
-        ) AS change (workspace, vehicle, version, signals, revision, times, last_received_at)
+            $7::timestamptz[], $8::text[], $9::timestamptz[]
+        ) AS change
+            (workspace, vehicle, version, signals, revision, times, last_received_at, provider, observed_at)
         -- Everybody locks rows in the same order, so nobody waits in a circle.
         ORDER BY change.workspace COLLATE "C", change.vehicle COLLATE "C"
         ON CONFLICT (workspace, vehicle) DO UPDATE
@@ -54,12 +72,23 @@ pub(super) async fn upsert(
                 WHEN excluded.revision > stored.revision THEN excluded.times
                 ELSE stored.times
             END,
+            provider = CASE
+                WHEN excluded.revision > stored.revision THEN excluded.provider
+                WHEN excluded.revision = stored.revision THEN LEAST(stored.provider, excluded.provider)
+                ELSE stored.provider
+            END,
+            observed_at = CASE
+                WHEN excluded.revision > stored.revision THEN excluded.observed_at
+                ELSE stored.observed_at
+            END,
             last_received_at = GREATEST(stored.last_received_at, excluded.last_received_at)
         WHERE excluded.version > stored.version
             OR excluded.revision > stored.revision
             OR GREATEST(stored.last_received_at, excluded.last_received_at)
                 IS DISTINCT FROM stored.last_received_at
-        RETURNING stored.workspace, stored.vehicle
+            OR excluded.revision = stored.revision
+                AND LEAST(stored.provider, excluded.provider) IS DISTINCT FROM stored.provider
+        RETURNING stored.workspace, stored.vehicle, stored.version
         "#,
         &workspaces as &[&str],
         &vehicles as &[&str],
@@ -67,12 +96,53 @@ pub(super) async fn upsert(
         &signals as &[Json<&BTreeMap<String, Quantity>>],
         &column(|of| of.revision),
         &times as &[Json<&BTreeMap<String, Provenance>>],
-        &receipts as &[Option<chrono::DateTime<chrono::Utc>>],
+        &receipts as &[Option<DateTime<Utc>>],
+        &providers as &[Option<&str>],
+        &observations as &[Option<DateTime<Utc>>],
     );
     let rows = schema.fetch_all(connection, query).await?;
     rows.iter()
-        .map(|row| Ok((row.try_get(0)?, row.try_get(1)?)))
+        .map(|row| {
+            Ok(Written {
+                workspace: row.try_get(0)?,
+                vehicle: row.try_get(1)?,
+                version: row.try_get(2)?,
+            })
+        })
         .collect()
+}
+
+/// A vehicle's row.
+struct Stored {
+    vehicle: String,
+    version: i64,
+    signals: Json<BTreeMap<String, Quantity>>,
+    revision: i64,
+    times: Json<BTreeMap<String, Provenance>>,
+    last_received_at: Option<DateTime<Utc>>,
+    provider: Option<String>,
+    observed_at: Option<DateTime<Utc>>,
+}
+
+impl Stored {
+    fn read(self) -> Result<(String, Snapshot), sqlx::Error> {
+        let provider = self.provider.map(Provider::new).transpose();
+        let provider = provider.map_err(|error| {
+            let row = &self.vehicle;
+            let error = format!("snapshot.vehicle.provider of {row:?}: {error}");
+            sqlx::Error::Decode(error.into())
+        })?;
+        let snapshot = Snapshot {
+            version: self.version,
+            signals: self.signals.0,
+            revision: self.revision,
+            times: self.times.0,
+            provider,
+            observed_at: self.observed_at,
+            last_received_at: self.last_received_at,
+        };
+        Ok((self.vehicle, snapshot))
+    }
 }
 
 /// The stored snapshot of one vehicle, if there is one.
@@ -80,85 +150,46 @@ pub(super) async fn find(
     connection: &mut PgConnection,
     key: &VehicleKey,
 ) -> Result<Option<Snapshot>, sqlx::Error> {
-    sqlx::query!(
-        r#"
-        SELECT version,
-            signals AS "signals: Json<BTreeMap<String, Quantity>>",
-            revision,
-            times AS "times: Json<BTreeMap<String, Provenance>>",
-            last_received_at
-        FROM snapshot.vehicle
-        WHERE workspace = $1 AND vehicle = $2
-        "#,
-        key.workspace.as_str(),
-        key.vehicle.as_str(),
-    )
-    .map(|row| Snapshot {
-        version: row.version,
-        signals: row.signals.0,
-        revision: row.revision,
-        times: row.times.0,
-        last_received_at: row.last_received_at,
-    })
-    .fetch_optional(connection)
-    .await
-}
-
-/// The first `limit` vehicles of a workspace behind `after`, in the order of their ids.
-pub(super) async fn list(
-    connection: &mut PgConnection,
-    workspace: &WorkspaceId,
-    after: Option<&VehicleId>,
-    limit: i64,
-) -> Result<Vec<(String, Snapshot)>, sqlx::Error> {
-    sqlx::query!(
+    let found = sqlx::query_as!(
+        Stored,
         r#"
         SELECT vehicle,
             version,
             signals AS "signals: Json<BTreeMap<String, Quantity>>",
             revision,
             times AS "times: Json<BTreeMap<String, Provenance>>",
-            last_received_at
+            last_received_at,
+            provider,
+            observed_at
         FROM snapshot.vehicle
-        WHERE workspace = $1 AND vehicle > $2
-        ORDER BY vehicle
-        LIMIT $3
+        WHERE workspace = $1 AND vehicle = $2
         "#,
-        workspace.as_str(),
-        // No vehicle's id is empty.
-        after.map_or("", VehicleId::as_str),
-        limit,
+        key.workspace.as_str(),
+        key.vehicle.as_str(),
     )
-    .map(|row| {
-        let snapshot = Snapshot {
-            version: row.version,
-            signals: row.signals.0,
-            revision: row.revision,
-            times: row.times.0,
-            last_received_at: row.last_received_at,
-        };
-        (row.vehicle, snapshot)
-    })
-    .fetch_all(connection)
-    .await
+    .fetch_optional(connection)
+    .await?;
+    let read = |stored: Stored| stored.read().map(|(_, snapshot)| snapshot);
+    found.map(read).transpose()
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use proptest::prelude::*;
     use proptest::strategy::ValueTree;
     use proptest::test_runner::TestRunner;
+    use shared_model::WorkspaceId;
     use shared_model::event::Fact;
 
     use super::*;
     use crate::Change;
     use crate::fixture;
-    use crate::snapshot::fold::tests::{any_fact, changed, registered, seen};
+    use crate::snapshot::fold::tests::any_fact;
     use crate::snapshot::{LIVE, MIGRATIONS};
 
     type State = BTreeMap<VehicleKey, Snapshot>;
 
-    fn changes(workspace: &WorkspaceId, facts: &[Fact]) -> Vec<VehicleChange<Snapshot>> {
+    pub(super) fn changes(workspace: &WorkspaceId, facts: &[Fact]) -> Vec<VehicleChange<Snapshot>> {
         let mut merged = State::new();
         for fact in facts {
             for (vehicle, change) in Snapshot::of(fact.clone()).unwrap() {
@@ -175,7 +206,7 @@ mod tests {
         merged.into_iter().map(change).collect()
     }
 
-    fn workspace(name: &str) -> WorkspaceId {
+    pub(super) fn workspace(name: &str) -> WorkspaceId {
         WorkspaceId::new(name).unwrap()
     }
 
@@ -195,7 +226,11 @@ mod tests {
                     let before = expected.get(key).cloned();
                     let after = before.clone().unwrap_or_default().merge(change.clone());
                     if before.as_ref() != Some(&after) {
-                        news.push((key.workspace.to_string(), key.vehicle.to_string()));
+                        news.push(Written {
+                            workspace: key.workspace.to_string(),
+                            vehicle: key.vehicle.to_string(),
+                            version: after.version,
+                        });
                     }
                     expected.insert(key.clone(), after);
                 }
@@ -208,31 +243,5 @@ mod tests {
                 assert_eq!(found, Some(snapshot));
             }
         }
-    }
-
-    #[tokio::test]
-    async fn pages_follow_the_bytes_of_the_ids_within_one_workspace() {
-        let pool = fixture::pool(&MIGRATIONS).await;
-        let mut connection = pool.acquire().await.unwrap();
-        let (ours, theirs) = (workspace("ours"), workspace("theirs"));
-        let facts = [registered(1), changed(0, 3), seen(&[(2, 4)])];
-        for workspace in [&ours, &theirs] {
-            let changes = changes(workspace, &facts);
-            upsert(&mut connection, LIVE, &changes).await.unwrap();
-        }
-        let mut odd = changes(&ours, &facts[..1]);
-        odd[0].key.vehicle = VehicleId::new("Bus №7 / Süd").unwrap();
-        upsert(&mut connection, LIVE, &odd).await.unwrap();
-
-        let names = |page: Vec<(String, Snapshot)>| -> Vec<String> {
-            page.into_iter().map(|(vehicle, _)| vehicle).collect()
-        };
-        let page = list(&mut connection, &ours, None, 3).await.unwrap();
-        assert_eq!(names(page), ["Bus №7 / Süd", "bus-0", "bus-1"]);
-        let after = VehicleId::new("bus-1").unwrap();
-        let page = list(&mut connection, &ours, Some(&after), 3).await.unwrap();
-        assert_eq!(names(page), ["bus-2"]);
-        let page = list(&mut connection, &workspace("empty"), None, 3).await;
-        assert!(page.unwrap().is_empty());
     }
 }

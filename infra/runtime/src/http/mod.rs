@@ -4,6 +4,7 @@
 
 pub mod description;
 mod extract;
+mod measure;
 mod page;
 mod problem;
 mod readiness;
@@ -96,7 +97,8 @@ async fn listen(
     let app = own
         .merge(routes)
         .fallback(not_found)
-        .method_not_allowed_fallback(not_allowed);
+        .method_not_allowed_fallback(not_allowed)
+        .layer(middleware::from_fn(measure::measure));
     let app = wrap(app);
     let closing = context.closing().clone();
     context.spawn_infrastructure("http", async move {
