@@ -33,10 +33,11 @@ use runtime::backoff::Backoff;
 use runtime::{Context, db, http};
 use shared_model::topology;
 use sqlx::PgPool;
+use utoipa_axum::router::OpenApiRouter;
 
 use acceptance::Acceptance;
 use config::ConsumerConfig;
-use control::WayBack;
+use control::{LogWatch, WayBack};
 use installation::{Installation, Moment};
 use reconcile::watch::{self, Queues};
 use retention::Kept;
@@ -62,14 +63,17 @@ pub async fn start(context: Context, config: ConsumerConfig) -> anyhow::Result<S
     let queues = Queues::default();
     let patience = config.reconcile.late_after;
     let reconcile = control::reconcile_routes(pool.clone(), queues.clone(), patience);
+    let log_watch = LogWatch::start(&context, &pool);
     let routes = control::routes(pool.clone(), config.ownership.clone(), patience)
         .merge(parked)
         .merge(dead_letters)
         .merge(reconcile)
-        .merge(control::log_routes(pool.clone()))
+        .merge(control::log_routes(pool.clone(), log_watch))
         .merge(intake.routes());
     let access = Access::new(&config.access, Arc::new(NoKeys));
-    let address = http::serve(&context, &config.http.0, &access, routes.into()).await?;
+    let routes = OpenApiRouter::from(routes)
+        .merge(control::vehicle_events_routes().with_state(pool.clone()));
+    let address = http::serve(&context, &config.http.0, &access, routes).await?;
     let worker = context.clone();
     let prepared = context.readiness().add("schema");
     context.spawn("core", async move {

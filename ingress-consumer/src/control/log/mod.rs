@@ -4,6 +4,7 @@ mod read;
 mod sources;
 mod state;
 mod subscribers;
+mod watch;
 
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, State};
@@ -13,18 +14,22 @@ use shared_model::log::{LogState, ShardState};
 use sqlx::PgPool;
 
 use super::{LARGEST_BODY, starting};
+use crate::installation::log_generation;
 use crate::store::event_log::{self, Head};
+use crate::store::unsigned;
 
 pub use subscribers::{SubscriberPage, SubscriberShard, SubscriberView};
+pub use watch::LogWatch;
 
 /// What the log API's handlers share.
 #[derive(Debug, Clone)]
 pub struct LogApi {
     pool: PgPool,
+    watch: LogWatch,
 }
 
-/// The log API's routes.
-pub fn routes(pool: PgPool) -> Router {
+/// The log API's routes. Who waits for events is woken by `watch`.
+pub fn routes(pool: PgPool, watch: LogWatch) -> Router {
     Router::new()
         .route("/internal/v1/log", get(show))
         .route("/internal/v1/log/{shard}", get(read::read))
@@ -43,13 +48,14 @@ pub fn routes(pool: PgPool) -> Router {
         .route("/v1/subscribers/{name}", delete(subscribers::forget))
         .route("/v1/subscribers/{name}/reset", post(subscribers::reset))
         .layer(DefaultBodyLimit::max(LARGEST_BODY))
-        .with_state(LogApi { pool })
+        .with_state(LogApi { pool, watch })
 }
 
 async fn show(State(api): State<LogApi>) -> Result<axum::Json<LogState>, Problem> {
     let heads = api.heads().await?;
     let shards = heads.iter().map(shard_state).collect();
-    Ok(axum::Json(LogState { shards }))
+    let generation = api.generation().await?;
+    Ok(axum::Json(LogState { shards, generation }))
 }
 
 impl LogApi {
@@ -61,6 +67,12 @@ impl LogApi {
         }
         Ok(heads)
     }
+
+    /// The log's generation.
+    async fn generation(&self) -> Result<u64, Problem> {
+        let generation = log_generation(&mut *self.pool.acquire().await?).await?;
+        Ok(unsigned(generation))
+    }
 }
 
 /// What others are told of a shard.
@@ -70,6 +82,7 @@ fn shard_state(head: &Head) -> ShardState {
         first: head.first,
         head: head.last,
         relayed: head.relayed,
+        restored: head.restored,
         waiting_since: None,
     }
 }
