@@ -56,6 +56,20 @@ async fn admit(
     Ok(principal)
 }
 
+impl Access {
+    /// Whether the sender of a request with `headers` may still use what needs `scope` in `workspace`: for
+    /// an answer that goes on long after the guard has let its request through.
+    pub async fn still_admits(
+        &self,
+        headers: &HeaderMap,
+        scope: Scope,
+        workspace: &str,
+    ) -> Result<(), Problem> {
+        let principal = self.principal(credential(headers)?).await?;
+        allow(&principal, Rule::Scope(scope), Some(workspace))
+    }
+}
+
 /// The credential that a request carries: as a bearer token, or as an API key.
 fn credential(headers: &HeaderMap) -> Result<&str, Problem> {
     if let Some(key) = headers.get("x-api-key") {

@@ -6,9 +6,11 @@ mod extract;
 mod page;
 mod problem;
 mod readiness;
+mod stall;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use axum::extract::State;
@@ -27,6 +29,10 @@ pub use readiness::{Check, Readiness};
 use crate::access::{Access, Guarded, Rules, guard};
 use crate::config::HttpConfig;
 use crate::{Context, telemetry};
+use stall::Patient;
+
+/// How long a client may take nothing of what there is for it.
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Serves `routes` to whom `access` lets use them, and the service's own to everybody, until the service
 /// closes. Returns where it listens.
@@ -36,13 +42,24 @@ pub async fn serve(
     access: &Access,
     routes: OpenApiRouter,
 ) -> anyhow::Result<SocketAddr> {
+    serve_patiently(context, config, access, routes, PATIENCE).await
+}
+
+/// The same; a client that takes nothing of what there is for it is given up after `patience`.
+pub async fn serve_patiently(
+    context: &Context,
+    config: &HttpConfig,
+    access: &Access,
+    routes: OpenApiRouter,
+    patience: Duration,
+) -> anyhow::Result<SocketAddr> {
     let (routes, description) = routes.split_for_parts();
     let guarded = Guarded {
         access: access.clone(),
         rules: Arc::new(Rules::of(&description)?),
     };
     let routes = routes.layer(middleware::from_fn_with_state(guarded, guard));
-    serve_open(context, config, routes).await
+    serve_to_all(context, config, routes, patience).await
 }
 
 /// Serves `routes` and the service's own to everybody.
@@ -50,6 +67,15 @@ pub async fn serve_open(
     context: &Context,
     config: &HttpConfig,
     routes: Router,
+) -> anyhow::Result<SocketAddr> {
+    serve_to_all(context, config, routes, PATIENCE).await
+}
+
+async fn serve_to_all(
+    context: &Context,
+    config: &HttpConfig,
+    routes: Router,
+    patience: Duration,
 ) -> anyhow::Result<SocketAddr> {
     let listener = TcpListener::bind(config.listen).await.with_context(|| {
         format!(
@@ -69,7 +95,7 @@ pub async fn serve_open(
         .method_not_allowed_fallback(not_allowed);
     let closing = context.closing().clone();
     context.spawn_infrastructure("http", async move {
-        axum::serve(listener, app)
+        axum::serve(Patient::new(listener, patience), app)
             .with_graceful_shutdown(closing.cancelled_owned())
             .await?;
         Ok(())
