@@ -12,6 +12,7 @@ mod freshness;
 mod gaps;
 mod health;
 mod ingest;
+mod live;
 mod log_upkeep;
 mod management;
 mod ownership;

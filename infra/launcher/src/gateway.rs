@@ -49,6 +49,8 @@ pub struct Upstreams {
     pub health: String,
     /// The webhooks' API.
     pub reactions: String,
+    /// The live updates.
+    pub live: String,
 }
 
 impl Default for GatewayConfig {
@@ -60,6 +62,7 @@ impl Default for GatewayConfig {
                 snapshot: "http://127.0.0.1:8083".to_owned(),
                 health: "http://127.0.0.1:8084".to_owned(),
                 reactions: "http://127.0.0.1:8085".to_owned(),
+                live: "http://127.0.0.1:8086".to_owned(),
             },
         }
     }
@@ -72,12 +75,14 @@ impl Config for GatewayConfig {
             snapshot,
             health,
             reactions,
+            live,
         } = &self.upstream;
         for (key, url) in [
             ("upstream.core", core),
             ("upstream.snapshot", snapshot),
             ("upstream.health", health),
             ("upstream.reactions", reactions),
+            ("upstream.live", live),
         ] {
             if Url::parse(url).is_err() || !url.starts_with("http://") {
                 problems.add(key, url, "write a URL such as http://host:8081");
@@ -95,6 +100,8 @@ struct Upstream {
 
 /// Starts the gateway; returns where it listens.
 pub async fn start(context: Context, config: GatewayConfig) -> anyhow::Result<SocketAddr> {
+    // A stream is two sockets for as long as it goes on.
+    runtime::limits::raise_open_files();
     let client = Client::builder()
         .no_proxy()
         .redirect(reqwest::redirect::Policy::none())
@@ -115,6 +122,7 @@ pub async fn start(context: Context, config: GatewayConfig) -> anyhow::Result<So
         snapshot,
         health,
         reactions,
+        live,
     } = &config.upstream;
     let routes = Router::new()
         .route(
@@ -192,6 +200,15 @@ pub async fn start(context: Context, config: GatewayConfig) -> anyhow::Result<So
             // Of connections and incidents.
             "/v1/workspaces/{workspace}/health/{list}/{id}",
             upstream("health", health),
+        )
+        .route(
+            "/v1/workspaces/{workspace}/vehicles/{vehicle}/events",
+            upstream("core", core),
+        )
+        .route("/v1/workspaces/{workspace}/live", upstream("live", live))
+        .route(
+            "/v1/workspaces/{workspace}/vehicles/{vehicle}/live",
+            upstream("live", live),
         )
         .merge(webhooks(|| upstream("reactions", reactions)))
         .layer(DefaultBodyLimit::max(LARGEST_BODY));

@@ -387,6 +387,7 @@ async fn start_gateway(
             snapshot: url(Service::SnapshotProjection),
             health: url(Service::HealthProjection),
             reactions: url(Service::Reactions),
+            live: url(Service::Live),
         },
     };
     let context = Context::new("gateway", runtime::service::instance_name());

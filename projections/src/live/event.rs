@@ -201,7 +201,7 @@ pub(super) mod tests {
     /// A line of the log.
     pub(in super::super) fn line(offset: u64, workspace: &str, kind: &str, data: Value) -> Bytes {
         let mut event = json!({"specversion": "1.0", "id": format!("2:{offset}"), "source": "urn:headrace:core",
-            "type": kind, "time": "2017-11-23T11:31:34.25Z", "datacontenttype": "application/json",
+            "type": kind, "time": "2017-11-23T11:31:34.250Z", "datacontenttype": "application/json",
             "dataschema": "any", "workspace": workspace, "shard": 2, "sequence": format!("{offset:020}"),
             "data": data});
         if let Some(vehicle) = data_vehicle(&event) {

@@ -18,6 +18,8 @@ mod hub;
 mod mailbox;
 mod position;
 mod reader;
+#[cfg(test)]
+mod reader_tests;
 mod ring;
 mod tail;
 
@@ -47,6 +49,8 @@ pub fn description() -> OpenApi {
 
 /// Starts the API and the log's tails on `context`. The core may be away.
 pub async fn start(context: Context, config: LiveConfig) -> anyhow::Result<Started> {
+    // Each reader is an open socket.
+    runtime::limits::raise_open_files();
     let check = context.readiness().add("core");
     let core = CoreLog::new(&config.core.url, &InternalToken::of(&config.access))?;
     let access = Access::new(&config.access, Arc::new(NoKeys));

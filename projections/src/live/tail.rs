@@ -78,9 +78,9 @@ impl Tails {
         let mut at = start.of(shard);
         let mut away_since = None;
         loop {
-            let step = self.step(shard, start.generation, &mut at);
-            let stepped = stop.run_until_cancelled(step).await;
-            match stepped.ok_or(Broken::Stopped(Stopped))? {
+            let reading = self.step(shard, start.generation, &mut at);
+            let read = stop.run_until_cancelled(reading).await;
+            match read.ok_or(Broken::Stopped(Stopped))? {
                 Ok(()) => {
                     self.check.up();
                     backoff.reset();

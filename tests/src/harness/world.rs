@@ -253,6 +253,7 @@ impl World {
                 snapshot: url(Service::SnapshotProjection),
                 health: url(Service::HealthProjection),
                 reactions: url(Service::Reactions),
+                live: url(Service::Live),
             },
         };
         let context = Context::new("gateway", self.vhost.clone());
