@@ -24,6 +24,7 @@ RUN --mount=type=cache,id=headrace-registry,target=/usr/local/cargo/registry,sha
         target/release/snapshot-projection \
         target/release/health-projection \
         target/release/reactions \
+        target/release/live \
         target/release/provider-sim \
         target/release/headrace
 
@@ -68,6 +69,10 @@ ENTRYPOINT ["health-projection"]
 FROM base AS reactions
 COPY --from=build /programs/reactions /usr/local/bin/
 ENTRYPOINT ["reactions"]
+
+FROM base AS live
+COPY --from=build /programs/live /usr/local/bin/
+ENTRYPOINT ["live"]
 
 FROM base AS provider-sim
 COPY --from=build /programs/provider-sim /usr/local/bin/

@@ -43,7 +43,7 @@ pub use command::{lifetime, main};
 
 use access::PgAccess;
 use config::ConsumerConfig;
-use control::WayBack;
+use control::{LogWatch, WayBack};
 use installation::{Installation, Moment};
 use reconcile::watch::{self, Queues};
 use retention::Kept;
@@ -149,12 +149,14 @@ pub async fn start(context: Context, config: ConsumerConfig) -> anyhow::Result<S
     let queues = Queues::default();
     let patience = config.reconcile.late_after;
     let reconcile = control::reconcile_routes(pool.clone(), queues.clone(), patience);
+    let log_watch = LogWatch::start(&context, &pool);
     let routes = control::routes(pool.clone(), config.ownership.clone(), patience)
         .merge(parked)
         .merge(dead_letters)
         .merge(reconcile)
-        .merge(control::log_routes(pool.clone()))
+        .merge(control::log_routes(pool.clone(), log_watch))
         .merge(control::access_routes(pool.clone()))
+        .merge(control::vehicle_events_routes().with_state(pool.clone()))
         .merge(intake.routes());
     let stored = Arc::new(PgAccess::new(pool.clone()));
     let access = Access::new(&config.access, stored.clone());

@@ -30,7 +30,6 @@ mod dialect;
 mod failure;
 mod flow;
 mod lease;
-mod limits;
 mod metrics;
 mod news;
 mod outbound;
@@ -84,7 +83,7 @@ pub struct Started {
 /// further certificates of `stream.extra_ca_file` cannot be read.
 pub async fn start(ctx: Context, config: PublisherConfig) -> anyhow::Result<Started> {
     metrics::begin();
-    limits::raise_open_files();
+    runtime::limits::raise_open_files();
     let streams = Streams::default();
     let core = Core::new(
         &config.core.url,

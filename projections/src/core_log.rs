@@ -5,11 +5,13 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use bytes::{Buf, Bytes, BytesMut};
+use reqwest::header::HeaderMap;
 use reqwest::{Client, Response, StatusCode, Url};
 use runtime::access::InternalToken;
 use serde::de::DeserializeOwned;
+use shared_model::WorkspaceId;
 use shared_model::event::CONTENT_TYPE;
-use shared_model::log::{LogState, Progress, StatePage};
+use shared_model::log::{LOG_END, LOG_GENERATION, LogState, Progress, StatePage};
 
 use crate::batch::Message;
 use crate::offsets::message_id;
@@ -53,6 +55,12 @@ pub(crate) enum CoreError {
     /// A line without end.
     #[error("the core's answer holds a line of more than {MOST_LINE_BYTES} bytes")]
     TooLong,
+    /// An answer of an older core.
+    #[error("the core's answer does not say up to where it goes")]
+    Unlabelled,
+    /// An answer ends before its time.
+    #[error("the core's answer is cut off")]
+    CutOff,
 }
 
 /// The core's log API.
@@ -137,25 +145,88 @@ impl CoreLog {
         url.query_pairs_mut()
             .append_pair("after", &after.to_string())
             .append_pair("limit", &limit.to_string());
-        let answer = self.client.get(url).send().await?;
-        if answer.status() == StatusCode::GONE {
-            return Err(CoreError::Gone { shard, after });
-        }
         Ok(Events {
-            answer: accepted(answer).await?,
-            taken: BytesMut::new(),
+            lines: self.lines(url, shard, after).await?.0,
             shard,
             next: after + 1,
             left: limit,
         })
     }
+
+    /// What is behind an offset: as soon as there is something, or else once `wait` is over.
+    pub(crate) async fn follow(
+        &self,
+        shard: u32,
+        after: u64,
+        wait: Duration,
+    ) -> Result<Stretch, CoreError> {
+        let mut url = self.url(&["log", &shard.to_string()]);
+        url.query_pairs_mut()
+            .append_pair("after", &after.to_string())
+            .append_pair("wait", &format!("{}ms", wait.as_millis()));
+        self.stretch(url, shard, after).await
+    }
+
+    /// The events of `workspace` among those of up to `limit` offsets behind one.
+    pub(crate) async fn read_of(
+        &self,
+        shard: u32,
+        after: u64,
+        limit: u64,
+        workspace: &WorkspaceId,
+    ) -> Result<Stretch, CoreError> {
+        let mut url = self.url(&["log", &shard.to_string()]);
+        url.query_pairs_mut()
+            .append_pair("after", &after.to_string())
+            .append_pair("limit", &limit.to_string())
+            .append_pair("workspace", workspace.as_str());
+        self.stretch(url, shard, after).await
+    }
+
+    async fn stretch(&self, url: Url, shard: u32, after: u64) -> Result<Stretch, CoreError> {
+        let (lines, headers) = self.lines(url, shard, after).await?;
+        let number = |name| headers.get(name)?.to_str().ok()?.parse().ok();
+        let told = number(LOG_END).zip(number(LOG_GENERATION));
+        let (end, generation) = told.ok_or(CoreError::Unlabelled)?;
+        Ok(Stretch {
+            lines,
+            end,
+            generation,
+        })
+    }
+
+    async fn lines(
+        &self,
+        url: Url,
+        shard: u32,
+        after: u64,
+    ) -> Result<(Lines, HeaderMap), CoreError> {
+        let answer = self.client.get(url).send().await?;
+        if answer.status() == StatusCode::GONE {
+            return Err(CoreError::Gone { shard, after });
+        }
+        let mut answer = accepted(answer).await?;
+        let headers = std::mem::take(answer.headers_mut());
+        let taken = BytesMut::new();
+        Ok((Lines { answer, taken }, headers))
+    }
+}
+
+/// A part of a shard's log, as one answer of the core holds it.
+#[derive(Debug)]
+pub(crate) struct Stretch {
+    /// One event each.
+    pub(crate) lines: Lines,
+    /// Up to this offset everything that was asked for is in the lines.
+    pub(crate) end: u64,
+    /// The log's generation.
+    pub(crate) generation: u64,
 }
 
 /// Events of one shard, read from the core piece by piece.
 #[derive(Debug)]
 pub(crate) struct Events {
-    answer: Response,
-    taken: BytesMut,
+    lines: Lines,
     shard: u32,
     next: u64,
     left: u64,
@@ -172,7 +243,7 @@ impl Events {
         let mut messages = Vec::new();
         let mut held = 0;
         while messages.len() < most && held < bytes && self.left > 0 {
-            let Some(line) = self.line().await? else {
+            let Some(line) = self.lines.next().await? else {
                 break;
             };
             held += line.len();
@@ -186,8 +257,18 @@ impl Events {
         }
         Ok(messages)
     }
+}
 
-    async fn line(&mut self) -> Result<Option<Bytes>, CoreError> {
+/// The lines of an answer, read piece by piece.
+#[derive(Debug)]
+pub(crate) struct Lines {
+    answer: Response,
+    taken: BytesMut,
+}
+
+impl Lines {
+    /// The next line; none after the last.
+    pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, CoreError> {
         let mut searched = 0;
         loop {
             if let Some(end) = self.taken[searched..]

@@ -125,11 +125,13 @@ impl Log {
                 first: self.first(*shard),
                 head: events.len() as u64,
                 relayed: events.len() as u64,
+                restored: 0,
                 waiting_since: waiting.map(|event| event.time),
             }
         };
         LogState {
             shards: self.shards.iter().map(shard).collect(),
+            generation: 1,
         }
     }
 }

@@ -176,12 +176,13 @@ impl<P: Projection> Filler<'_, P> {
         backoff: &mut Backoff,
     ) -> anyhow::Result<()> {
         let is_passing = match &error {
-            CoreError::Away(_) => true,
+            CoreError::Away(_) | CoreError::CutOff => true,
             CoreError::Refused { status, .. } => status.is_server_error(),
             CoreError::Gone { .. }
             | CoreError::Restored(_)
             | CoreError::Unreadable(_)
-            | CoreError::TooLong => false,
+            | CoreError::TooLong
+            | CoreError::Unlabelled => false,
         };
         if !is_passing || *attempt == ATTEMPTS {
             return Err(error).context("the core cannot be asked");

@@ -99,6 +99,7 @@ mod tests {
             first,
             head: relayed + 10,
             relayed,
+            restored: 0,
             waiting_since: None,
         }
     }

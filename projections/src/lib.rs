@@ -5,7 +5,8 @@
 //! * [`snapshot`]: the latest published value of every signal of a vehicle, with its times;
 //! * [`health`]: how recently a vehicle was heard from, acting on the passing of time as well.
 //!
-//! Beside them the [`reactions`] tell others of what happened, by webhooks.
+//! Beside them the [`reactions`] tell others of what happened, by webhooks, and [`live`] tells those who are
+//! connected.
 //!
 //! Events carry absolute state, so a projection that sees them twice, late or out of order ends up
 //! with the same tables. It acknowledges a message only after the commit that holds its effect and
@@ -33,15 +34,7 @@ mod gaps_config;
 pub mod health;
 mod heard_through;
 mod keeper;
-pub mod live {
-    //! What happens, as it happens.
-
-    /// What the service's routes are described as.
-    #[must_use]
-    pub fn description() -> utoipa::openapi::OpenApi {
-        utoipa::openapi::OpenApi::default()
-    }
-}
+pub mod live;
 mod metrics;
 mod offsets;
 mod part;

@@ -321,3 +321,91 @@ pub(crate) fn webhook_pending(deliveries: u64, oldest_seconds: f64) {
 pub(crate) fn webhook_endpoints(state: &'static str, count: u64) {
     WEBHOOK_ENDPOINTS.record(count, &[KeyValue::new("state", state)]);
 }
+
+static LIVE_READERS: LazyLock<Gauge<u64>> = LazyLock::new(|| {
+    METER
+        .u64_gauge("headrace_live_readers")
+        .with_description("Readers of live updates that are connected")
+        .build()
+});
+
+static LIVE_SENT: LazyLock<Counter<u64>> = LazyLock::new(|| {
+    METER
+        .u64_counter("headrace_live_sent_events")
+        .with_description("Events that were handed to readers, each counted for each reader")
+        .build()
+});
+
+static LIVE_CAUGHT_UP: LazyLock<Counter<u64>> = LazyLock::new(|| {
+    METER
+        .u64_counter("headrace_live_caught_up_events")
+        .with_description("Events that readers were sent from the log because they had missed them")
+        .build()
+});
+
+static LIVE_ENDS: LazyLock<Counter<u64>> = LazyLock::new(|| {
+    METER
+        .u64_counter("headrace_live_ended_streams")
+        .with_description("Streams that the service ended, by reason")
+        .build()
+});
+
+static LIVE_REFUSED: LazyLock<Counter<u64>> = LazyLock::new(|| {
+    METER
+        .u64_counter("headrace_live_refused_readers")
+        .with_description("Readers that were not taken, by reason")
+        .build()
+});
+
+static LIVE_LAG: LazyLock<Gauge<f64>> = LazyLock::new(|| {
+    METER
+        .f64_gauge("headrace_live_lag_seconds")
+        .with_description(
+            "How long after its commit the newest event of a shard came; while the core does not answer, \
+             for how long it has not",
+        )
+        .build()
+});
+
+static LIVE_BUFFERED_EVENTS: LazyLock<Gauge<u64>> = LazyLock::new(|| {
+    METER
+        .u64_gauge("headrace_live_buffered_events")
+        .with_description("Events in memory for readers that come back")
+        .build()
+});
+
+static LIVE_BUFFERED_BYTES: LazyLock<Gauge<u64>> = LazyLock::new(|| {
+    METER
+        .u64_gauge("headrace_live_buffered_bytes")
+        .with_description("Bytes of them")
+        .build()
+});
+
+pub(crate) fn live_readers(count: usize) {
+    LIVE_READERS.record(count as u64, &[]);
+}
+
+pub(crate) fn live_sent(events: u64) {
+    LIVE_SENT.add(events, &[]);
+}
+
+pub(crate) fn live_caught_up(events: u64) {
+    LIVE_CAUGHT_UP.add(events, &[]);
+}
+
+pub(crate) fn live_ended(reason: &'static str) {
+    LIVE_ENDS.add(1, &[KeyValue::new("reason", reason)]);
+}
+
+pub(crate) fn live_refused(reason: &'static str) {
+    LIVE_REFUSED.add(1, &[KeyValue::new("reason", reason)]);
+}
+
+pub(crate) fn live_lag(shard: u32, seconds: f64) {
+    LIVE_LAG.record(seconds, &[KeyValue::new("shard", i64::from(shard))]);
+}
+
+pub(crate) fn live_buffered((events, bytes): (usize, usize)) {
+    LIVE_BUFFERED_EVENTS.record(events as u64, &[]);
+    LIVE_BUFFERED_BYTES.record(bytes as u64, &[]);
+}

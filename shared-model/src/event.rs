@@ -180,6 +180,25 @@ impl<D> CloudEvent<D> {
         }
     }
 
+    /// The same event with other data.
+    pub fn with_data<E>(self, data: E) -> CloudEvent<E> {
+        CloudEvent {
+            specversion: self.specversion,
+            id: self.id,
+            source: self.source,
+            kind: self.kind,
+            subject: self.subject,
+            time: self.time,
+            datacontenttype: self.datacontenttype,
+            dataschema: self.dataschema,
+            workspace: self.workspace,
+            shard: self.shard,
+            sequence: self.sequence,
+            traceparent: self.traceparent,
+            data,
+        }
+    }
+
     /// The event's type; `None` for one that is not known here. Refuses data of an unknown version.
     fn known_type(&self) -> Result<Option<EventType>, EventError> {
         let Some(kind) = EventType::from_name(&self.kind) else {

@@ -6,7 +6,9 @@
 //! * `GET /internal/v1/log`: a [`ShardState`] for every shard, as a [`LogState`].
 //! * `GET /internal/v1/log/{shard}?after=OFFSET&limit=COUNT`: the events behind an offset as NDJSON, one
 //!   [`crate::CloudEvent`] a line, in the order of their offsets. An offset that retention has passed is
-//!   answered 410.
+//!   answered 410. With `wait=DURATION` (up to [`LONGEST_WAIT`]) the answer waits for the first event behind
+//!   the offset. With `workspace=NAME` only that workspace's events are in it. The headers [`LOG_END`] and
+//!   [`LOG_GENERATION`] say up to where it goes, and in which generation of the log.
 //! * `GET /internal/v1/state?after=CURSOR&limit=COUNT`: what the core knows now of vehicles and
 //!   connections, as a [`StatePage`]: what the log would say of them if all of it were still there.
 //! * `PUT /internal/v1/subscribers/{name}`: a subscriber says how far it has come ([`Progress`]), so that
@@ -18,6 +20,7 @@
 //!   [`SourceState`], as is a `GET` of the source. Numbers behind a hole are answered 409 `hole-in-numbers`.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -25,11 +28,24 @@ use serde_json::Value;
 
 use crate::id::WorkspaceId;
 
+/// For how long a reader may let the core wait for the next event.
+pub const LONGEST_WAIT: Duration = Duration::from_secs(30);
+
+/// The header that says up to which offset an answer goes, whether or not the last of them are in it.
+pub const LOG_END: &str = "headrace-log-end";
+
+/// The header that says which generation of the log an answer is of.
+pub const LOG_GENERATION: &str = "headrace-log-generation";
+
 /// Where the shards of the log stand.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct LogState {
     /// One entry a shard, by number.
     pub shards: Vec<ShardState>,
+    /// How often the log's database was found restored, and one: offsets of different generations may
+    /// stand for different events. 0 where the core does not say.
+    #[serde(default)]
+    pub generation: u64,
 }
 
 /// Where one shard of the log stands.
@@ -43,6 +59,10 @@ pub struct ShardState {
     pub head: u64,
     /// Up to here every event is confirmed by the broker, or was given up on and is listed as dead.
     pub relayed: u64,
+    /// The last offset when the database was last found restored: up to it, the offsets of the generation
+    /// before stand for the same events.
+    #[serde(default)]
+    pub restored: u64,
     /// When the first event was committed that the asking subscriber has not applied; none if it has
     /// applied all, and in answers to others.
     #[serde(default, skip_serializing_if = "Option::is_none")]

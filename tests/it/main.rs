@@ -17,6 +17,7 @@ mod gaps;
 mod gateway;
 mod health;
 mod ingest;
+mod live;
 mod log_upkeep;
 mod management;
 mod openapi_core;

@@ -12,5 +12,6 @@ mod log;
 pub mod model;
 pub mod polled;
 pub mod sessions;
+pub mod stream;
 
 pub use log::EventLog;

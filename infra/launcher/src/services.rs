@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use ingress_consumer::config::{ConsumerConfig, RelayConfig};
 use ingress_publisher::PublisherConfig;
 use projections::health::HealthConfig;
+use projections::live::LiveConfig;
 use projections::reactions::ReactionsConfig;
 use projections::snapshot::SnapshotConfig;
 use runtime::config::{self, Config, DatabaseConfig, SecretUrl};
@@ -31,30 +32,34 @@ pub enum Service {
     HealthProjection,
     /// Who is told of events: webhooks.
     Reactions,
+    /// Who follows events: streams.
+    Live,
     /// The providers' websockets.
     IngressPublisher,
 }
 
 impl Service {
     /// Every service, in the order in which they start; they stop in the order of [`Self::STOP`].
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::IngressConsumer,
         Self::OutboxRelay,
         Self::SnapshotProjection,
         Self::HealthProjection,
         Self::Reactions,
+        Self::Live,
         Self::IngressPublisher,
     ];
 
     /// Every service in the order in which data flow through them, so that each can hand on what it
     /// holds before it stops.
-    pub const STOP: [Self; 6] = [
+    pub const STOP: [Self; 7] = [
         Self::IngressPublisher,
         Self::IngressConsumer,
         Self::OutboxRelay,
         Self::SnapshotProjection,
         Self::HealthProjection,
         Self::Reactions,
+        Self::Live,
     ];
 
     /// The service's name.
@@ -66,6 +71,7 @@ impl Service {
             Self::SnapshotProjection => "snapshot-projection",
             Self::HealthProjection => "health-projection",
             Self::Reactions => "reactions",
+            Self::Live => "live",
             Self::IngressPublisher => "ingress-publisher",
         }
     }
@@ -79,6 +85,7 @@ impl Service {
             Self::SnapshotProjection => config::keys::<SnapshotConfig>(),
             Self::HealthProjection => config::keys::<HealthConfig>(),
             Self::Reactions => config::keys::<ReactionsConfig>(),
+            Self::Live => config::keys::<LiveConfig>(),
             Self::IngressPublisher => config::keys::<PublisherConfig>(),
         }
     }
@@ -118,6 +125,11 @@ impl Service {
                     .await?
                     .http
             }
+            Self::Live => {
+                projections::live::start(context, load(settings)?)
+                    .await?
+                    .http
+            }
             Self::IngressPublisher => {
                 ingress_publisher::start(context, load(settings)?)
                     .await?
@@ -146,6 +158,9 @@ impl Service {
                         .map(drop)
                 })
             }
+            Self::Live => service::run_with(arguments, name, None, |context, config| async {
+                projections::live::start(context, config).await.map(drop)
+            }),
             Self::IngressPublisher => {
                 service::run_with(arguments, name, None, |context, config| async {
                     ingress_publisher::start(context, config).await.map(drop)

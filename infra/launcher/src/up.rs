@@ -397,8 +397,7 @@ async fn start_gateway(
             snapshot: url(Service::SnapshotProjection),
             health: url(Service::HealthProjection),
             reactions: url(Service::Reactions),
-            // The port that nobody listens on.
-            live: "http://127.0.0.1:9".to_owned(),
+            live: url(Service::Live),
         },
         access: access.clone(),
         cors: CorsConfig::default(),

@@ -12,6 +12,7 @@ pub mod credential;
 pub mod db;
 pub mod http;
 pub mod lifecycle;
+pub mod limits;
 pub mod outbound;
 pub mod service;
 pub mod telemetry;

@@ -15,6 +15,7 @@ mod publishers;
 mod reconcile;
 mod relays;
 mod streams;
+mod vehicle_events;
 mod verdicts;
 pub(crate) mod words;
 
@@ -43,11 +44,12 @@ pub use dead_letters::{
     routes as dead_letter_routes,
 };
 pub use description::description;
-pub use log::{SubscriberPage, SubscriberShard, SubscriberView, routes as log_routes};
+pub use log::{LogWatch, SubscriberPage, SubscriberShard, SubscriberView, routes as log_routes};
 pub use parked::{ParkedFilter, ParkedOrder, ParkedOutcome, ReplayedItem, routes as parked_routes};
 pub use polls::{FeedDetails, PollDetails, PollPage};
 pub use reconcile::routes as reconcile_routes;
 pub use streams::{StreamDetails, StreamPage};
+pub use vehicle_events::{VehicleEventPage, routes as vehicle_events_routes};
 
 /// Some ten thousand streams of which each has something to tell.
 const LARGEST_BODY: usize = 16 * 1024 * 1024;

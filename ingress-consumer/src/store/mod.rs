@@ -19,6 +19,7 @@ pub mod event_source;
 pub mod ingest;
 pub mod ledger;
 pub mod log_days;
+pub mod log_view;
 pub mod parked;
 pub mod poll;
 pub mod poll_budget;

@@ -55,10 +55,12 @@ mod tests {
             first: 1,
             head: 9,
             relayed: 9,
+            restored: 0,
             waiting_since: waiting_since.map(at),
         };
         LogState {
             shards: (0..).zip(waiting).map(shard).collect(),
+            generation: 1,
         }
     }
 

@@ -1,4 +1,4 @@
-//! Cores and relays as processes of their own, which can be killed and frozen.
+//! Cores, relays and live updates as processes of their own, which can be killed and frozen.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -9,7 +9,7 @@ use tokio::process::Child;
 use super::world::INTERNAL_TOKEN;
 use super::{World, process};
 
-/// A core or a relay that runs as a process. It is killed when it is dropped.
+/// A core, a relay or the live updates that run as a process. It is killed when it is dropped.
 #[derive(Debug)]
 pub struct CoreProcess {
     child: Child,
@@ -33,6 +33,28 @@ impl CoreProcess {
         let all = own.into_iter().chain(settings.iter().copied());
         let (child, address) = process::start(program, all);
         Self { child, address }
+    }
+
+    /// Starts `program`, the live updates, in `world`, with further settings as environment variables.
+    ///
+    /// # Panics
+    /// If it cannot be started.
+    #[must_use]
+    pub fn start_live(world: &World, program: &Path, settings: &[(&str, &str)]) -> Self {
+        let core = world.core_url();
+        let own = [
+            ("HEADRACE_ACCESS__INTERNAL_TOKEN", INTERNAL_TOKEN),
+            ("HEADRACE_CORE__URL", core.as_str()),
+        ];
+        let all = own.into_iter().chain(settings.iter().copied());
+        let (child, address) = process::start(program, all);
+        Self { child, address }
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub const fn address(&self) -> SocketAddr {
+        self.address
     }
 
     /// Its base URL.

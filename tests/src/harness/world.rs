@@ -257,8 +257,7 @@ impl World {
                 snapshot: url(Service::SnapshotProjection),
                 health: url(Service::HealthProjection),
                 reactions: url(Service::Reactions),
-                // The port that nobody listens on.
-                live: "http://127.0.0.1:9".to_owned(),
+                live: url(Service::Live),
             },
             access: AccessConfig::internal(INTERNAL_TOKEN),
             cors: self.cors.clone(),

@@ -10,6 +10,7 @@ use axum::response::{IntoResponse, Response};
 use super::credential::credential;
 use super::metrics::{self, Outcome};
 use super::{Access, Principal, Refusal, Rule, Rules, Scope};
+use crate::http::Problem;
 
 /// What guards a service's routes.
 #[derive(Clone)]
@@ -71,6 +72,23 @@ async fn identify(access: &Access, rule: Rule, headers: &HeaderMap) -> Result<Pr
         return Err(Refusal::not_allowed());
     }
     access.principal(credential(headers)?).await
+}
+
+impl Access {
+    /// Whether the sender of a request with `headers` may still use what needs `scope` in `workspace`: for
+    /// an answer that goes on long after the guard has let its request through.
+    pub async fn still_admits(
+        &self,
+        headers: &HeaderMap,
+        scope: Scope,
+        workspace: &str,
+    ) -> Result<(), Problem> {
+        let judge = async {
+            let principal = self.principal(credential(headers)?).await?;
+            allow(&principal, Rule::Scope(scope), Some(workspace))
+        };
+        judge.await.map_err(|refusal: Refusal| refusal.problem)
+    }
 }
 
 /// Whether `principal` may use a route with `rule`, in `workspace` if its path names one. What is in a

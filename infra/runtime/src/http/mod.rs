@@ -8,9 +8,11 @@ mod measure;
 mod page;
 mod problem;
 mod readiness;
+mod stall;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use axum::extract::State;
@@ -30,6 +32,10 @@ pub use readiness::{Check, Readiness};
 use crate::access::{Access, Guarded, Rules, guard};
 use crate::config::HttpConfig;
 use crate::{Context, telemetry};
+use stall::Patient;
+
+/// How long a client may take nothing of what there is for it.
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Serves `routes` to whom `access` lets use them, and the service's own to everybody, until the service
 /// closes. Returns where it listens.
@@ -39,7 +45,19 @@ pub async fn serve(
     access: &Access,
     routes: OpenApiRouter,
 ) -> anyhow::Result<SocketAddr> {
-    serve_open(context, config, guarded(access, routes)?).await
+    serve_patiently(context, config, access, routes, PATIENCE).await
+}
+
+/// The same; a client that takes nothing of what there is for it is given up after `patience`.
+pub async fn serve_patiently(
+    context: &Context,
+    config: &HttpConfig,
+    access: &Access,
+    routes: OpenApiRouter,
+    patience: Duration,
+) -> anyhow::Result<SocketAddr> {
+    let routes = guarded(access, routes)?.route("/metrics", get(metrics));
+    listen(context, config, routes, patience, |app| app).await
 }
 
 /// Serves `routes` and the service's own to everybody.
@@ -49,7 +67,7 @@ pub async fn serve_open(
     routes: Router,
 ) -> anyhow::Result<SocketAddr> {
     let routes = routes.route("/metrics", get(metrics));
-    listen(context, config, routes, |app| app).await
+    listen(context, config, routes, PATIENCE, |app| app).await
 }
 
 /// Serves `routes` and the service's probes to everybody, and its metrics to whom `access` lets operate
@@ -64,7 +82,7 @@ pub async fn serve_public(
 ) -> anyhow::Result<SocketAddr> {
     let own = OpenApiRouter::new().routes(routes!(metrics));
     let routes = routes.merge(guarded(access, own)?);
-    listen(context, config, routes, wrap).await
+    listen(context, config, routes, PATIENCE, wrap).await
 }
 
 /// The routes, each for whom its description names.
@@ -81,6 +99,7 @@ async fn listen(
     context: &Context,
     config: &HttpConfig,
     routes: Router,
+    patience: Duration,
     wrap: impl FnOnce(Router) -> Router,
 ) -> anyhow::Result<SocketAddr> {
     let listener = TcpListener::bind(config.listen).await.with_context(|| {
@@ -102,7 +121,7 @@ async fn listen(
     let app = wrap(app);
     let closing = context.closing().clone();
     context.spawn_infrastructure("http", async move {
-        axum::serve(listener, app)
+        axum::serve(Patient::new(listener, patience), app)
             .with_graceful_shutdown(closing.cancelled_owned())
             .await?;
         Ok(())

@@ -4,6 +4,7 @@ mod read;
 mod sources;
 mod state;
 mod subscribers;
+mod watch;
 
 use axum::extract::{DefaultBodyLimit, State};
 use axum::routing::{get, post, put};
@@ -14,20 +15,24 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::{LARGEST_BODY, starting};
+use crate::installation::log_generation;
 use crate::store::event_log::{self, Head};
+use crate::store::unsigned;
 
 pub use subscribers::{SubscriberPage, SubscriberShard, SubscriberView};
+pub use watch::LogWatch;
 
 /// What the log API's handlers share.
 #[derive(Debug, Clone)]
 pub struct LogApi {
     pool: PgPool,
+    watch: LogWatch,
 }
 
-/// The log API's routes.
+/// The log API's routes. Who waits for events is woken by `watch`.
 #[must_use]
-pub fn routes(pool: PgPool) -> OpenApiRouter {
-    router().with_state(LogApi { pool })
+pub fn routes(pool: PgPool, watch: LogWatch) -> OpenApiRouter {
+    router().with_state(LogApi { pool, watch })
 }
 
 /// The same without what their handlers share.
@@ -55,7 +60,8 @@ pub fn router() -> OpenApiRouter<LogApi> {
 async fn show(State(api): State<LogApi>) -> Result<axum::Json<LogState>, Problem> {
     let heads = api.heads().await?;
     let shards = heads.iter().map(shard_state).collect();
-    Ok(axum::Json(LogState { shards }))
+    let generation = api.generation().await?;
+    Ok(axum::Json(LogState { shards, generation }))
 }
 
 impl LogApi {
@@ -67,6 +73,12 @@ impl LogApi {
         }
         Ok(heads)
     }
+
+    /// The log's generation.
+    async fn generation(&self) -> Result<u64, Problem> {
+        let generation = log_generation(&mut *self.pool.acquire().await?).await?;
+        Ok(unsigned(generation))
+    }
 }
 
 /// What others are told of a shard.
@@ -76,6 +88,7 @@ fn shard_state(head: &Head) -> ShardState {
         first: head.first,
         head: head.last,
         relayed: head.relayed,
+        restored: head.restored,
         waiting_since: None,
     }
 }

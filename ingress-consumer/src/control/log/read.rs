@@ -1,17 +1,26 @@
 //! `GET /internal/v1/log/{shard}`: a shard's events behind an offset, as NDJSON.
+//!
+//! A reader may wait for the next event, and may leave out all but one workspace's. Either way the
+//! offsets that were looked at are checked to be dense: what is gone cuts the answer off and is never
+//! passed over.
+
+use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderName, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use futures_util::stream;
 use runtime::http::{Path, Problem, Query};
 use runtime::telemetry::chain;
 use serde::Deserialize;
+use shared_model::WorkspaceId;
+use shared_model::log::{LOG_END, LOG_GENERATION, LONGEST_WAIT};
 use sqlx::PgPool;
 
 use super::{LogApi, no_shard};
-use crate::store::{StoreError, event_log};
+use crate::store::event_log::Head;
+use crate::store::{StoreError, event_log, log_view};
 
 /// How many events are in memory at once for one reader.
 const AT_ONCE: u64 = 2000;
@@ -25,8 +34,13 @@ pub struct Asked {
     /// Those behind this offset.
     #[serde(default)]
     after: u64,
-    /// At most so many; else all that are there.
+    /// Those of so many offsets at most; else of all that are there.
     limit: Option<u64>,
+    /// For how long the answer may wait for the first event behind the offset.
+    #[serde(default, with = "humantime_serde")]
+    wait: Duration,
+    /// Only this workspace's.
+    workspace: Option<WorkspaceId>,
 }
 
 pub async fn read(
@@ -34,9 +48,16 @@ pub async fn read(
     Path(shard): Path<u32>,
     Query(asked): Query<Asked>,
 ) -> Result<Response, Problem> {
-    let heads = api.heads().await?;
-    let head = heads.into_iter().find(|head| head.shard == shard);
-    let head = head.ok_or_else(|| no_shard(shard))?;
+    if asked.wait > LONGEST_WAIT {
+        let detail = format!("wait is longer than {LONGEST_WAIT:?}; ask again after that");
+        return Err(Problem::bad_request("invalid-wait", detail));
+    }
+    let mut wait = api.watch.begin();
+    let mut head = of_shard(&api, shard).await?;
+    if head.last <= asked.after && !asked.wait.is_zero() {
+        wait.until_behind(shard, asked.after, asked.wait).await;
+        head = of_shard(&api, shard).await?;
+    }
     if asked.after.saturating_add(1) < head.first {
         let detail = format!(
             "what follows offset {} of shard {shard} is kept no longer; the first offset is {}: begin \
@@ -47,16 +68,31 @@ pub async fn read(
     }
     let end = asked
         .limit
-        .map_or(head.last, |limit| asked.after.saturating_add(limit));
+        .map_or(head.last, |limit| asked.after.saturating_add(limit))
+        .min(head.last);
+    let headers = [
+        (header::CONTENT_TYPE, "application/x-ndjson".to_owned()),
+        (HeaderName::from_static(LOG_END), end.to_string()),
+        (
+            HeaderName::from_static(LOG_GENERATION),
+            api.generation().await?.to_string(),
+        ),
+    ];
     let reading = Reading {
         pool: api.pool,
         shard,
         at: asked.after,
-        end: end.min(head.last),
+        end,
+        workspace: asked.workspace,
     };
     let pages = stream::try_unfold(reading, Reading::next);
-    let kind = [(header::CONTENT_TYPE, "application/x-ndjson")];
-    Ok((kind, Body::from_stream(pages)).into_response())
+    Ok((headers, Body::from_stream(pages)).into_response())
+}
+
+async fn of_shard(api: &LogApi, shard: u32) -> Result<Head, Problem> {
+    let heads = api.heads().await?;
+    let head = heads.into_iter().find(|head| head.shard == shard);
+    head.ok_or_else(|| no_shard(shard))
 }
 
 /// An answer that is under way.
@@ -65,6 +101,7 @@ struct Reading {
     shard: u32,
     at: u64,
     end: u64,
+    workspace: Option<WorkspaceId>,
 }
 
 /// Why an answer ends before its time: the reader finds it cut off, and asks for the rest.
@@ -81,30 +118,45 @@ enum Cut {
 impl Reading {
     /// The next lines, and what is left. Holds a connection only while it reads.
     async fn next(mut self) -> Result<Option<(Bytes, Self)>, Cut> {
-        if self.at >= self.end {
-            return Ok(None);
+        while self.at < self.end {
+            let lines = self.page().await.inspect_err(|error| {
+                tracing::warn!(shard = self.shard, error = %chain(error), "a reader of the log is cut off");
+            })?;
+            if !lines.is_empty() {
+                return Ok(Some((lines, self)));
+            }
         }
-        let lines = self.page().await.inspect_err(|error| {
-            tracing::warn!(shard = self.shard, error = %chain(error), "a reader of the log is cut off");
-        })?;
-        Ok(Some((lines, self)))
+        Ok(None)
     }
 
     async fn page(&mut self) -> Result<Bytes, Cut> {
         let limit = (self.end - self.at).min(AT_ONCE) as i64;
+        let before = self.at;
         let mut pg = self.pool.acquire().await.map_err(StoreError::from)?;
-        let events = event_log::read(&mut pg, self.shard, self.at, limit, BYTES_AT_ONCE).await?;
+        let (shard, most) = (self.shard, BYTES_AT_ONCE);
+        let events = match &self.workspace {
+            None => {
+                let events = event_log::read(&mut pg, shard, before, limit, most).await?;
+                let found = events.into_iter().map(|(at, event)| (at, Some(event)));
+                found.collect()
+            }
+            Some(workspace) => {
+                log_view::read_of(&mut pg, shard, before, limit, most, workspace).await?
+            }
+        };
         drop(pg);
         let mut lines = Vec::new();
         for (offset, event) in &events {
             if *offset != self.at + 1 {
                 return Err(Cut::Gone(self.at + 1, self.shard));
             }
-            serde_json::to_writer(&mut lines, event)?;
-            lines.push(b'\n');
+            if let Some(event) = event {
+                serde_json::to_writer(&mut lines, event)?;
+                lines.push(b'\n');
+            }
             self.at = *offset;
         }
-        if lines.is_empty() {
+        if self.at == before {
             return Err(Cut::Gone(self.at + 1, self.shard));
         }
         Ok(lines.into())

@@ -14,9 +14,9 @@ use utoipa::ToSchema;
 use super::{LogApi, shard_state};
 use crate::control::params::AtSubscriber;
 use crate::installation::{FIRST_GENERATION, log_generation};
-use crate::store::StoreError;
 use crate::store::event_log::{self, Head};
 use crate::store::subscriber::{self, Place};
+use crate::store::{StoreError, unsigned};
 
 /// A subscriber's name is part of paths and of log lines.
 const LONGEST_NAME: usize = 64;
@@ -131,7 +131,7 @@ async fn take(
         }
         subscriber::keep(&mut tx, name, current, applied, reset).await?;
         let places = subscriber::places(&mut tx, Some(name)).await?;
-        Ok::<_, StoreError>((tx, Ok(log_state(&heads, &places))))
+        Ok::<_, StoreError>((tx, Ok(log_state(current, &heads, &places))))
     })
     .await??;
     Ok(state)
@@ -215,7 +215,7 @@ fn check_name(name: &str) -> Result<(), Problem> {
 }
 
 /// The shards with when the subscriber's first missing event was committed.
-fn log_state(heads: &[Head], places: &[Place]) -> LogState {
+fn log_state(generation: i64, heads: &[Head], places: &[Place]) -> LogState {
     let shards = heads.iter().map(|head| {
         let mut state = shard_state(head);
         let place = places.iter().find(|place| place.shard == head.shard);
@@ -224,6 +224,7 @@ fn log_state(heads: &[Head], places: &[Place]) -> LogState {
     });
     LogState {
         shards: shards.collect(),
+        generation: unsigned(generation),
     }
 }
 

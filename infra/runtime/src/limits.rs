@@ -4,7 +4,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// Raises the number of files that may be open, sockets among them, as far as that needs no
 /// permission. The usual soft limit of 1024 is for programs that use `select`.
-pub(crate) fn raise_open_files() {
+pub fn raise_open_files() {
     let limit = getrlimit(Resource::Nofile);
     if limit.current == limit.maximum {
         return;
@@ -22,7 +22,7 @@ pub(crate) fn raise_open_files() {
         Err(error) => tracing::warn!(
             limit = limit.current,
             %error,
-            "the limit of open files cannot be raised; each stream needs one"
+            "the limit of open files cannot be raised; each connection needs one"
         ),
     }
 }
