@@ -4,6 +4,7 @@ mod dead_letters;
 mod ingest;
 mod log;
 mod parked;
+mod pipeline;
 mod polling;
 mod reconcile;
 mod relay;
@@ -18,6 +19,7 @@ pub use dead_letters::DeadLettersConfig;
 pub use ingest::IngestConfig;
 pub use log::LogConfig;
 pub use parked::ParkedConfig;
+pub use pipeline::PipelineConfig;
 pub use polling::PollingConfig;
 pub use reconcile::ReconcileConfig;
 pub use relay::{RelayConfig, RelaySettings};
@@ -69,6 +71,8 @@ pub struct ConsumerConfig {
     pub dead_letters: DeadLettersConfig,
     /// How it is judged whether everything adds up.
     pub reconcile: ReconcileConfig,
+    /// What the pipeline's overview points to.
+    pub pipeline: PipelineConfig,
 }
 
 /// Where the core listens.
@@ -222,6 +226,7 @@ impl Config for ConsumerConfig {
         self.parked.validate(problems);
         self.dead_letters.validate(problems);
         self.reconcile.validate(problems);
+        self.pipeline.validate(problems);
         if !(Duration::from_millis(100)..=DAY).contains(&self.acceptance.sweep_after) {
             problems.add(
                 "acceptance.sweep_after",

@@ -62,6 +62,7 @@ pub async fn start(context: Context, config: ConsumerConfig) -> anyhow::Result<S
     let queues = Queues::default();
     let patience = config.reconcile.late_after;
     let reconcile = control::reconcile_routes(pool.clone(), queues.clone(), patience);
+    let pipeline = control::pipeline_routes(pool.clone(), queues.clone(), config.pipeline.clone());
     let routes = control::routes(pool.clone(), config.ownership.clone(), patience)
         .merge(parked)
         .merge(dead_letters)
@@ -69,7 +70,13 @@ pub async fn start(context: Context, config: ConsumerConfig) -> anyhow::Result<S
         .merge(control::log_routes(pool.clone()))
         .merge(intake.routes());
     let access = Access::new(&config.access, Arc::new(NoKeys));
-    let address = http::serve(&context, &config.http.0, &access, routes.into()).await?;
+    let address = http::serve(
+        &context,
+        &config.http.0,
+        &access,
+        pipeline.merge(routes.into()),
+    )
+    .await?;
     let worker = context.clone();
     let prepared = context.readiness().add("schema");
     context.spawn("core", async move {

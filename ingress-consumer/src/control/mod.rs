@@ -6,6 +6,7 @@ mod dead_events;
 mod dead_letters;
 mod log;
 mod parked;
+mod pipeline;
 mod polls;
 mod publishers;
 mod reconcile;
@@ -34,6 +35,7 @@ pub use dead_letters::{
 };
 pub use log::{SubscriberPage, SubscriberShard, SubscriberView, routes as log_routes};
 pub use parked::{ParkedFilter, ParkedOrder, ParkedOutcome, ReplayedItem, routes as parked_routes};
+pub use pipeline::{Pipeline, router as pipeline_router, routes as pipeline_routes};
 pub use polls::{FeedDetails, PollDetails, PollPage};
 pub use reconcile::routes as reconcile_routes;
 pub use streams::{StreamDetails, StreamPage};

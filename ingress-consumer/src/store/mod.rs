@@ -18,6 +18,7 @@ pub mod ingest;
 pub mod ledger;
 pub mod log_days;
 pub mod parked;
+pub mod pipeline;
 pub mod poll;
 pub mod poll_budget;
 pub mod poll_view;
