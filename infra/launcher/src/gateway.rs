@@ -194,6 +194,7 @@ pub async fn start(context: Context, config: GatewayConfig) -> anyhow::Result<So
             upstream("health", health),
         )
         .merge(webhooks(|| upstream("reactions", reactions)))
+        .merge(crate::console::routes())
         .layer(DefaultBodyLimit::max(LARGEST_BODY));
     http::serve_open(&context, &config.http, routes).await
 }
