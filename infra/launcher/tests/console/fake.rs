@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{Path, Query, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::extract::{Query, State};
+use axum::http::{HeaderMap, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use futures_util::stream;
@@ -138,10 +138,11 @@ type Asked = BTreeMap<String, String>;
 
 async fn answer(
     State(fake): State<Arc<Shared>>,
-    Path(path): Path<String>,
+    uri: Uri,
     Query(query): Query<Asked>,
     headers: HeaderMap,
 ) -> Response {
+    let path = uri.path().trim_start_matches("/v1/");
     let written: Vec<_> = query
         .iter()
         .map(|(key, value)| format!("{key}={value}"))
@@ -167,7 +168,9 @@ async fn answer(
     let Some(rest) = path.strip_prefix("workspaces/demo/") else {
         return problem(403, "workspace-forbidden");
     };
-    let parts: Vec<_> = rest.split('/').collect();
+    // A name may have any sign in it.
+    let parts: Vec<_> = rest.split('/').map(decoded).collect();
+    let parts: Vec<_> = parts.iter().map(String::as_str).collect();
     match parts[..] {
         ["live"] => live(&fake, &headers),
         ["health"] => axum::Json(fake.summary()).into_response(),
@@ -178,6 +181,21 @@ async fn answer(
             None => problem(404, "route-not-found"),
         },
     }
+}
+
+fn decoded(part: &str) -> String {
+    let mut bytes = part.bytes();
+    let mut decoded = Vec::new();
+    while let Some(byte) = bytes.next() {
+        decoded.push(match byte {
+            b'%' => {
+                let digits = [bytes.next().unwrap(), bytes.next().unwrap()];
+                u8::from_str_radix(str::from_utf8(&digits).unwrap(), 16).unwrap()
+            }
+            other => other,
+        });
+    }
+    String::from_utf8(decoded).unwrap()
 }
 
 fn problem(status: u16, name: &str) -> Response {

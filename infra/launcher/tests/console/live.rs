@@ -128,6 +128,7 @@ async fn what_cannot_be_shown_is_said_and_what_is_known_stays() {
 async fn a_streams_text_is_read_however_it_is_cut() {
     let fake = Fake::start([vehicle("bus-1", "fresh", 50.0, 52.0, 5.0)]).await;
     let driven = Driven::open(&fake.url).await;
+    driven.until("document.activeElement?.id === 'key'").await;
     let script = r#"(async () => {
         const script = document.querySelector('script[type=module]').src;
         const { EventStream } = await import(script.replace('app.js', 'sse.js'));

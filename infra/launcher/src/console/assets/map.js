@@ -183,7 +183,7 @@ function degrees(value, step, [positive, negative]) {
 function grid(pen, view, colour) {
   pen.fillStyle = colour("map");
   pen.fillRect(0, 0, view.width, view.height);
-  const { step, longitudes, latitudes } = view.graticule();
+  const { steps, longitudes, latitudes } = view.graticule();
   pen.strokeStyle = colour("grid");
   pen.fillStyle = colour("muted");
   pen.lineWidth = 1;
@@ -197,13 +197,13 @@ function grid(pen, view, colour) {
   for (const longitude of longitudes) {
     const x = Math.round(view.x(longitude)) + 0.5;
     line(x, 0, x, view.height);
-    pen.fillText(degrees(longitude, step, "EW"), x + 4, view.height - 6);
+    pen.fillText(degrees(longitude, steps.longitude, "EW"), x + 4, view.height - 6);
   }
   for (const latitude of latitudes) {
     const y = Math.round(view.y(latitude)) + 0.5;
     line(0, y, view.width, y);
     // Not below the scale.
-    if (y < view.height - 40) pen.fillText(degrees(latitude, step, "NS"), 6, y - 4);
+    if (y < view.height - 40) pen.fillText(degrees(latitude, steps.latitude, "NS"), 6, y - 4);
   }
 }
 

@@ -103,9 +103,9 @@ function tilesOf({ ingress, relay, subscribers, dead_letters: letters, dead_even
   const tile = (name, value, note, isBad) =>
     el("div", { class: isBad ? "tile tile-bad" : "tile" }, el("span", { class: "tile-name" }, name), el("span", { class: "figure" }, value), el("span", { class: "share" }, note));
   return [
-    tile("Waiting in the ingress queues", ingress.messages === null ? "?" : number(ingress.messages), ingress.messages === null ? "the broker does not say" : plural(ingress.partitions.length, "partition")),
-    tile("Waiting for the relay", number(lag), plural(relay.length, "shard")),
-    tile("Behind most", number(slowest?.lag_events ?? 0), slowest?.name ?? "nobody reads the log"),
+    tile("Ingress queues", ingress.messages === null ? "?" : number(ingress.messages), ingress.messages === null ? "the broker does not say" : "messages wait"),
+    tile("Relay", number(lag), "events wait"),
+    tile("Furthest behind", number(slowest?.lag_events ?? 0), slowest ? `events: ${slowest.name}` : "nobody reads the log"),
     tile("Parked", number(frames), "frames", frames > 0),
     tile("Dead", number(letters + events), `${plural(letters, "letter")}, ${plural(events, "event")}`, letters + events > 0),
   ];
@@ -117,7 +117,7 @@ function sections({ ingress, relay, subscribers, publishers, parked, dead_letter
     if (one.messages === null) return "unknown";
     const fill = el("span", { class: "meter-fill" });
     fill.style.width = `${(one.messages / most) * 100}%`;
-    return el("span", { class: "metered" }, el("span", { class: "meter", "aria-hidden": "true" }, fill), number(one.messages));
+    return el("span", { class: "metered" }, el("span", { class: "meter", "aria-hidden": "true" }, fill), el("span", { class: "metered-number" }, number(one.messages)));
   };
   const held = publishers.flatMap((one) => (one.backpressure ?? []).map((reason) => `${plural(reason.streams, "stream")} (${word(reason.reason).toLowerCase()})`));
   const part = (title, ...content) => el("section", { class: "part" }, el("h3", null, title), content);

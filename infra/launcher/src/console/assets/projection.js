@@ -80,16 +80,18 @@ export class View {
 
   /** The meridians and parallels to draw. */
   graticule() {
-    const step = round(90 / this.scale);
-    const lines = (low, high) => {
+    const latitude = above(70 / this.scale);
+    // Their labels stand beside one another.
+    const longitude = above(80 / (this.scale * this.narrow));
+    const lines = (step, low, high) => {
       const found = [];
       for (let index = Math.ceil(low / step); index * step <= high && found.length < 60; index += 1) found.push(index * step);
       return found;
     };
     return {
-      step,
-      longitudes: lines(this.longitudeAt(0), this.longitudeAt(this.width)),
-      latitudes: lines(this.latitudeAt(this.height), this.latitudeAt(0)),
+      steps: { latitude, longitude },
+      longitudes: lines(longitude, this.longitudeAt(0), this.longitudeAt(this.width)),
+      latitudes: lines(latitude, this.latitudeAt(this.height), this.latitudeAt(0)),
     };
   }
 }
@@ -99,4 +101,11 @@ export function round(value) {
   const power = 10 ** Math.floor(Math.log10(value));
   const rest = value / power;
   return (rest >= 5 ? 5 : rest >= 2 ? 2 : 1) * power;
+}
+
+/** The smallest of 1, 2 and 5 times a power of ten that is not below `value`. */
+export function above(value) {
+  const below = round(value);
+  if (below >= value) return below;
+  return below * (Math.round(below / 10 ** Math.floor(Math.log10(below))) === 2 ? 2.5 : 2);
 }
