@@ -5,6 +5,7 @@ mod dead_letters;
 mod ingest;
 mod log;
 mod parked;
+mod pipeline;
 mod polling;
 mod reconcile;
 mod relay;
@@ -20,6 +21,7 @@ pub use dead_letters::DeadLettersConfig;
 pub use ingest::IngestConfig;
 pub use log::LogConfig;
 pub use parked::ParkedConfig;
+pub use pipeline::PipelineConfig;
 pub use polling::PollingConfig;
 pub use reconcile::ReconcileConfig;
 pub use relay::{RelayConfig, RelaySettings};
@@ -73,6 +75,8 @@ pub struct ConsumerConfig {
     pub audit: AuditConfig,
     /// How it is judged whether everything adds up.
     pub reconcile: ReconcileConfig,
+    /// What the pipeline's overview points to.
+    pub pipeline: PipelineConfig,
 }
 
 /// Where the core listens.
@@ -227,6 +231,7 @@ impl Config for ConsumerConfig {
         self.dead_letters.validate(problems);
         self.audit.validate(problems);
         self.reconcile.validate(problems);
+        self.pipeline.validate(problems);
         if !(Duration::from_millis(100)..=DAY).contains(&self.acceptance.sweep_after) {
             problems.add(
                 "acceptance.sweep_after",

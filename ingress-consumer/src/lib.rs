@@ -150,6 +150,7 @@ pub async fn start(context: Context, config: ConsumerConfig) -> anyhow::Result<S
     let patience = config.reconcile.late_after;
     let reconcile = control::reconcile_routes(pool.clone(), queues.clone(), patience);
     let log_watch = LogWatch::start(&context, &pool);
+    let pipeline = control::pipeline_routes(pool.clone(), queues.clone(), config.pipeline.clone());
     let routes = control::routes(pool.clone(), config.ownership.clone(), patience)
         .merge(parked)
         .merge(dead_letters)
@@ -157,6 +158,7 @@ pub async fn start(context: Context, config: ConsumerConfig) -> anyhow::Result<S
         .merge(control::log_routes(pool.clone(), log_watch))
         .merge(control::access_routes(pool.clone()))
         .merge(control::vehicle_events_routes().with_state(pool.clone()))
+        .merge(pipeline)
         .merge(intake.routes());
     let stored = Arc::new(PgAccess::new(pool.clone()));
     let access = Access::new(&config.access, stored.clone());

@@ -6,6 +6,7 @@
 
 pub mod cli;
 mod connection;
+pub mod console;
 mod counts;
 mod dead_events;
 mod dead_letters;

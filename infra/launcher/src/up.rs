@@ -305,6 +305,10 @@ impl Settings {
             ("acceptance.sweep_after".to_owned(), written(sweep_after)),
             ("core.heartbeat".to_owned(), HEARTBEAT.to_owned()),
             (
+                "pipeline.management_url".to_owned(),
+                servers.private.rabbitmq().management_url(),
+            ),
+            (
                 "spool.directory".to_owned(),
                 display(&servers.private.data().path().join("spool")),
             ),

@@ -147,7 +147,7 @@ fn locate_rabbitmq() -> Option<RabbitMqSource> {
     Some(RabbitMqSource::Installed { server, epmd })
 }
 
-fn in_path(program: impl AsRef<OsStr>) -> Option<PathBuf> {
+pub(crate) fn in_path(program: impl AsRef<OsStr>) -> Option<PathBuf> {
     std::env::split_paths(&search_path())
         .map(|dir| dir.join(program.as_ref()))
         .find(|file| file.is_file())

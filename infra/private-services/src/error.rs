@@ -35,6 +35,14 @@ pub enum Error {
         /// The command that installs them.
         command: String,
     },
+    /// A program is not installed and this process may not install it.
+    #[error("not installed: {package}; install with `{command}`")]
+    MissingProgram {
+        /// Its Debian package.
+        package: String,
+        /// The command that installs it.
+        command: String,
+    },
     /// The package manager failed.
     #[error("could not install {packages} ({status}); run `{command}` by hand\n{output}")]
     Install {

@@ -79,7 +79,8 @@ pub(crate) async fn succeeds(program: &str, args: &[&str]) -> bool {
         .is_ok_and(|status| status.success())
 }
 
-fn by_hand(packages: &[&str]) -> String {
+/// The command that installs `packages`.
+pub(crate) fn by_hand(packages: &[&str]) -> String {
     format!(
         "sudo apt-get install --no-install-recommends {}",
         packages.join(" ")

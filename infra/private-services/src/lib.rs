@@ -15,6 +15,7 @@
 
 mod account;
 mod binaries;
+mod chromium;
 mod data_dir;
 mod docker;
 mod error;
@@ -31,6 +32,7 @@ mod supervise;
 mod watchdog;
 
 pub use binaries::{Binaries, PostgresSource, RabbitMqSource};
+pub use chromium::chromium;
 pub use data_dir::DataDir;
 pub use error::{Error, Service};
 pub use postgres::{Durability, Postgres};

@@ -2,7 +2,7 @@
 
 use utoipa::openapi::{Info, OpenApi, Paths};
 
-use super::{access, dead_letters, log, parked, reconcile, router, vehicle_events};
+use super::{access, dead_letters, log, parked, pipeline, reconcile, router, vehicle_events};
 use crate::sources;
 
 /// The core's operations. Needs no database.
@@ -12,6 +12,7 @@ pub fn description() -> OpenApi {
     [
         router().into_openapi(),
         access::router().into_openapi(),
+        pipeline::router().into_openapi(),
         vehicle_events::routes().into_openapi(),
         parked::router().into_openapi(),
         dead_letters::router().into_openapi(),

@@ -10,6 +10,7 @@ mod input;
 mod log;
 mod params;
 mod parked;
+mod pipeline;
 mod polls;
 mod publishers;
 mod reconcile;
@@ -46,6 +47,7 @@ pub use dead_letters::{
 pub use description::description;
 pub use log::{LogWatch, SubscriberPage, SubscriberShard, SubscriberView, routes as log_routes};
 pub use parked::{ParkedFilter, ParkedOrder, ParkedOutcome, ReplayedItem, routes as parked_routes};
+pub use pipeline::{Pipeline, router as pipeline_router, routes as pipeline_routes};
 pub use polls::{FeedDetails, PollDetails, PollPage};
 pub use reconcile::routes as reconcile_routes;
 pub use streams::{StreamDetails, StreamPage};

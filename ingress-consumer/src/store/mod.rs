@@ -21,6 +21,7 @@ pub mod ledger;
 pub mod log_days;
 pub mod log_view;
 pub mod parked;
+pub mod pipeline;
 pub mod poll;
 pub mod poll_budget;
 pub mod poll_view;

@@ -26,7 +26,7 @@ mod tail;
 use std::sync::Arc;
 use std::time::Duration;
 
-use runtime::access::{Access, InternalToken, NoKeys};
+use runtime::access::{Access, InternalToken};
 use runtime::{Context, http};
 use utoipa::openapi::OpenApi;
 
@@ -53,7 +53,7 @@ pub async fn start(context: Context, config: LiveConfig) -> anyhow::Result<Start
     runtime::limits::raise_open_files();
     let check = context.readiness().add("core");
     let core = CoreLog::new(&config.core.url, &InternalToken::of(&config.access))?;
-    let access = Access::new(&config.access, Arc::new(NoKeys));
+    let access = Access::with_core(&config.access, &config.core.url)?;
     let hub = Arc::new(Hub::new(config.live.clone()));
     let slow_after = config.live.slow_after;
     let shared = Shared {

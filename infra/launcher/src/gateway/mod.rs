@@ -18,22 +18,24 @@ mod routing;
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use axum::Router;
-use runtime::access::{Access, NoKeys};
+use runtime::access::Access;
 use runtime::{Context, http, service};
+
+use crate::console;
 
 pub use config::{CorsConfig, GatewayConfig, Upstreams};
 pub use document::description;
 
 /// Starts the gateway; returns where it listens.
 pub async fn start(context: Context, config: GatewayConfig) -> anyhow::Result<SocketAddr> {
-    let access = Access::new(&config.access, Arc::new(NoKeys));
+    let access = Access::with_core(&config.access, &config.upstream.core)?;
     // What is served from here itself; everything else belongs to a service.
     let own = Router::new()
         .merge(document::routes(&description()?)?)
-        .merge(pages::routes());
+        .merge(pages::routes())
+        .merge(console::routes());
     let routes = own.merge(routing::routes(&config.upstream)?);
     let cors = headers::cors(&config.cors)?;
     let wrap = |app| headers::around(app, cors);

@@ -36,6 +36,15 @@ pub struct Link {
     state: watch::Receiver<LinkState>,
 }
 
+/// What the broker says of a queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Depth {
+    /// Messages that wait for a consumer; not those that one has in hand.
+    pub messages: u64,
+    /// Who takes from it.
+    pub consumers: u64,
+}
+
 /// Whether the broker takes messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LinkState {
@@ -150,6 +159,12 @@ impl Link {
 
     /// How many messages wait in `queues` for a consumer; none if the broker does not say.
     pub async fn waiting(&self, queues: &[String]) -> Option<u64> {
+        let depths = self.depths(queues).await?;
+        Some(depths.iter().map(|depth| depth.messages).sum())
+    }
+
+    /// What waits in each of `queues`, and for how many consumers; none if the broker does not say.
+    pub async fn depths(&self, queues: &[String]) -> Option<Vec<Depth>> {
         let session = self.current()?;
         let look = QueueDeclareOptions {
             passive: true,
@@ -157,17 +172,21 @@ impl Link {
         };
         let looking = async {
             let channel = session.channel().await?;
-            let mut waiting = 0;
+            let mut depths = Vec::with_capacity(queues.len());
             for queue in queues {
                 let name = queue.as_str().into();
                 let found = channel.queue_declare(name, look, FieldTable::default());
-                waiting += u64::from(found.await?.message_count());
+                let found = found.await?;
+                depths.push(Depth {
+                    messages: u64::from(found.message_count()),
+                    consumers: u64::from(found.consumer_count()),
+                });
             }
             channel.close(GOODBYE, "looked".into()).await?;
-            Ok(waiting)
+            Ok(depths)
         };
         match tokio::time::timeout(CLOSE_LIMIT, answer(looking)).await {
-            Ok(Ok(waiting)) => Some(waiting),
+            Ok(Ok(depths)) => Some(depths),
             Ok(Err(error)) => {
                 tracing::debug!(%error, "the broker does not say what waits");
                 None

@@ -16,5 +16,5 @@ mod topology;
 
 pub use consumer::{Acknowledger, Batch, Consumer, Death, Delivery, SessionLost};
 pub use lane::{Answer, Lane, Pending};
-pub use link::{Link, LinkState, Session};
+pub use link::{Depth, Link, LinkState, Session};
 pub use publisher::{Message, Outcome, Publisher};

@@ -1,0 +1,233 @@
+// The console's frame: who is signed in, which page is shown, how fresh what is shown is.
+
+import { explain } from "./api.js";
+import { el, write } from "./dom.js";
+import { fleet } from "./fleet.js";
+import { Live } from "./live.js";
+import { pipeline } from "./pipeline.js";
+import { forget, keptKey, open, takeFromAddress } from "./session.js";
+import { chooseWorkspace, signIn } from "./signin.js";
+import { Store } from "./store.js";
+import { vehicle } from "./vehicle.js";
+
+const parts = Object.fromEntries(
+  ["main", "nav", "notice", "link-state", "workspace", "sign-out", "skip"].map((id) => [id, document.getElementById(id)]));
+
+const LINK = {
+  connecting: "Connecting",
+  live: "Live",
+  waiting: "Reconnecting",
+  polling: "Every 5 s",
+  offline: "Offline",
+};
+
+/** What pages share. */
+const app = {
+  session: null,
+  store: null,
+  live: null,
+  /** What the fleet's page remembers while another page is shown. */
+  kept: {},
+  listeners: new Set(),
+  link: "connecting",
+  /** Calls `listener` with each event; returns how to stop that. */
+  onEvent(listener) {
+    this.listeners.add(listener);
+    return () => this.listeners.delete(listener);
+  },
+  failed,
+  worked,
+};
+
+let page = null;
+let notice = null;
+
+/** Tells that something could not be shown; signs out where the key is the reason. */
+function failed(error) {
+  if (error.name === "AbortError") return;
+  if (error.status === 401) {
+    signOut(explain(error));
+    return;
+  }
+  if (error.status === undefined) console.error(error);
+  notice = error.status ?? -1;
+  parts.notice.hidden = false;
+  write(parts.notice, explain(error));
+  if (error.status === 0) showLink("offline");
+}
+
+/** Takes back what was told, once it works again. */
+function worked() {
+  if (notice === null) return;
+  notice = null;
+  parts.notice.hidden = true;
+  write(parts.notice, "");
+  showLink(app.link);
+}
+
+function showLink(state, seconds) {
+  if (state !== "offline") app.link = state;
+  const shown = notice === 0 ? "offline" : state;
+  parts["link-state"].dataset.state = shown;
+  const dot = el("span", { class: "dot", "aria-hidden": "true" });
+  parts["link-state"].replaceChildren(dot, el("span", null, LINK[shown]));
+  parts["link-state"].title = shown === "waiting" && seconds ? `The live stream is tried again in ${seconds} s` : "";
+}
+
+function signOut(reason) {
+  close();
+  forget();
+  app.session = null;
+  app.kept = {};
+  history.replaceState(null, "", `${location.pathname}#/`);
+  route(reason);
+}
+
+/** Ends what belongs to the workspace that was shown. */
+function close() {
+  page?.stop?.();
+  page = null;
+  app.live?.stop();
+  app.live = null;
+  app.store = null;
+  app.listeners.clear();
+}
+
+/** Begins with the workspace that is chosen. */
+function begin() {
+  close();
+  const { session } = app;
+  const store = new Store(session.api, session.base);
+  app.store = store;
+  app.kept = {};
+  const reload = () => store.load().then(worked, failed);
+  app.live = new Live(`${session.base}/live`, session.api, {
+    event(event) {
+      store.apply(event);
+      for (const listener of app.listeners) listener(event);
+    },
+    state: showLink,
+    gap: reload,
+    refused: () => signOut("The key is not accepted any more: sign in again."),
+  });
+  app.live.start();
+  reload();
+}
+
+function show(next) {
+  page?.stop?.();
+  page = next;
+  document.title = next.title === "Fleet" ? "Fleet – Headrace" : `${next.title} – Headrace`;
+  parts.main.replaceChildren(next.element);
+  next.start?.();
+  (next.focus ?? next.element.querySelector("h1"))?.focus({ preventScroll: Boolean(next.focus) });
+  if (!next.focus) scrollTo(0, 0);
+}
+
+function frame() {
+  const { session } = app;
+  const inside = Boolean(session?.workspace);
+  parts.nav.hidden = !inside;
+  parts["link-state"].hidden = !inside;
+  parts["sign-out"].hidden = !session;
+  parts.workspace.hidden = !inside;
+  if (!inside) return;
+  const label = el("label", { class: "unseen", for: "workspace-pick" }, "Workspace");
+  if (session.workspaces) {
+    const options = session.workspaces.map((name) => el("option", { value: name, selected: name === session.workspace }, name));
+    const pick = el("select", { id: "workspace-pick", change: (event) => {
+      session.use(event.target.value);
+      enter();
+    } }, options);
+    parts.workspace.replaceChildren(label, pick);
+  } else {
+    parts.workspace.replaceChildren(el("button", { type: "button", class: "quiet", "aria-label": `Workspace ${session.workspace}: change`, click: () => {
+      session.use(null);
+      close();
+      route();
+    } }, session.workspace));
+  }
+}
+
+/** Shows the fleet of the workspace that is chosen. */
+function enter() {
+  app.session.keep();
+  begin();
+  if (location.hash.startsWith("#/vehicles/")) history.replaceState(null, "", "#/");
+  route();
+}
+
+function route(reason) {
+  frame();
+  const { session } = app;
+  if (!session) {
+    show(signIn((opened) => {
+      app.session = opened;
+      opened.keep();
+      if (opened.workspace) begin();
+      route();
+    }, reason));
+    return;
+  }
+  if (session.workspaces?.length === 0) {
+    show({ title: "No workspace", element: el("section", { class: "card" }, el("h1", { tabindex: "-1" }, "No workspace"), el("p", null, "This key reaches no workspace. Ask whoever made it.")) });
+    return;
+  }
+  if (!session.workspace) {
+    show(chooseWorkspace(session, enter));
+    return;
+  }
+  const [, first, second] = location.hash.match(/^#\/([^/]*)(?:\/(.*))?$/) ?? [];
+  const current = first === "pipeline" ? "#/pipeline" : "#/";
+  for (const link of parts.nav.querySelectorAll("a")) {
+    if (link.getAttribute("href") === current) link.setAttribute("aria-current", "page");
+    else link.removeAttribute("aria-current");
+  }
+  if (first === "pipeline") show(pipeline(app));
+  else if (first === "vehicles" && second) show(vehicle(app, decoded(second)));
+  else show(fleet(app));
+}
+
+function decoded(text) {
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    return text;
+  }
+}
+
+parts.skip.addEventListener("click", (event) => {
+  event.preventDefault();
+  parts.main.focus();
+});
+parts["sign-out"].addEventListener("click", () => signOut());
+addEventListener("hashchange", () => {
+  const before = location.hash;
+  takeFromAddress();
+  if (location.hash !== before) void resume();
+  else route();
+});
+addEventListener("online", () => app.live && app.store.load().then(worked, failed));
+addEventListener("offline", () => app.live && failed({ status: 0 }));
+setInterval(() => page?.tick?.(), 1000);
+
+/** Goes on with the key that is kept. */
+async function resume() {
+  close();
+  app.session = null;
+  const key = keptKey();
+  let reason;
+  if (key) {
+    try {
+      app.session = await open(key);
+      if (app.session.workspace) begin();
+    } catch (error) {
+      if (error.status === 401) forget();
+      reason = explain(error);
+    }
+  }
+  route(reason);
+}
+
+takeFromAddress();
+void resume();

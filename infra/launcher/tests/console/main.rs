@@ -1,0 +1,9 @@
+//! The console in a browser: before a made-up fleet, and before the whole system.
+
+mod driven;
+mod fake;
+mod fleet;
+mod live;
+mod looks;
+mod shapes;
+mod system;
