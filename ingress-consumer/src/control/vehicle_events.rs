@@ -14,7 +14,7 @@ use sqlx::{PgConnection, PgPool};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::{connections, starting};
+use super::{params, starting};
 use crate::store::event_log::{self, Head, LoggedEvent};
 use crate::store::log_view;
 use crate::store::vehicle::{self, VehicleKey};
@@ -83,7 +83,7 @@ pub(super) async fn list(
     Query(asked): Query<Asked>,
 ) -> Result<axum::Json<VehicleEventPage>, Problem> {
     let key = VehicleKey {
-        workspace: connections::workspace(&workspace)?,
+        workspace: params::workspace(&workspace)?,
         vehicle: VehicleId::new(vehicle)
             .map_err(|error| Problem::bad_request("invalid-vehicle", error.to_string()))?,
     };
