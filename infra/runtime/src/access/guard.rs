@@ -10,6 +10,7 @@ use axum::response::{IntoResponse, Response};
 use super::credential::credential;
 use super::metrics::{self, Outcome};
 use super::{Access, Principal, Refusal, Rule, Rules, Scope};
+use crate::http::Problem;
 
 /// What guards a service's routes.
 #[derive(Clone)]
@@ -63,6 +64,24 @@ pub(crate) async fn guard(
             );
             refusal.into_response()
         }
+    }
+}
+
+impl Access {
+    /// Whether the sender of a request with `headers` may still use what needs `scope` in `workspace`: for
+    /// an answer that goes on long after the guard has let its request through.
+    pub async fn still_admits(
+        &self,
+        headers: &HeaderMap,
+        scope: Scope,
+        workspace: &str,
+    ) -> Result<(), Problem> {
+        let rule = Rule::Scope(scope);
+        let admitted = match identify(self, rule, headers).await {
+            Ok(principal) => allow(&principal, rule, Some(workspace)),
+            Err(refusal) => Err(refusal),
+        };
+        admitted.map_err(|refusal| refusal.problem)
     }
 }
 

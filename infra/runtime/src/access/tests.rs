@@ -203,6 +203,22 @@ async fn known_keys_count_on_while_the_core_is_away_and_unknown_ones_must_wait()
 }
 
 #[tokio::test]
+async fn an_answer_that_goes_on_ends_with_its_credential() {
+    let core = Core::start(Says::Grant(grant())).await;
+    let access = core.access(forgetful);
+    let headers = HeaderMap::from_iter([("x-api-key".parse().unwrap(), key().parse().unwrap())]);
+    let status = async |scope, workspace| {
+        let admitted = access.still_admits(&headers, scope, workspace).await;
+        admitted.map_or_else(|problem| problem.status, |()| 200)
+    };
+    assert_eq!(status(Scope::Read, "ours").await, 200);
+    assert_eq!(status(Scope::Read, "theirs").await, 403);
+    assert_eq!(status(Scope::Manage, "ours").await, 403);
+    core.says(Says::NoKey);
+    assert_eq!(status(Scope::Read, "ours").await, 401);
+}
+
+#[tokio::test]
 async fn grace_ends() {
     let core = Core::start(Says::Grant(grant())).await;
     let access = core.access(|config| {
