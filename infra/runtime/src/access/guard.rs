@@ -67,6 +67,24 @@ pub(crate) async fn guard(
     }
 }
 
+impl Access {
+    /// Whether the sender of a request with `headers` may still use what needs `scope` in `workspace`: for
+    /// an answer that goes on long after the guard has let its request through.
+    pub async fn still_admits(
+        &self,
+        headers: &HeaderMap,
+        scope: Scope,
+        workspace: &str,
+    ) -> Result<(), Problem> {
+        let rule = Rule::Scope(scope);
+        let admitted = match identify(self, rule, headers).await {
+            Ok(principal) => allow(&principal, rule, Some(workspace)),
+            Err(refusal) => Err(refusal),
+        };
+        admitted.map_err(|refusal| refusal.problem)
+    }
+}
+
 async fn identify(access: &Access, rule: Rule, headers: &HeaderMap) -> Result<Principal, Refusal> {
     if rule == Rule::NotAllowed {
         return Err(Refusal::not_allowed());

@@ -22,8 +22,18 @@ const MOST: u64 = 100_000;
 /// to say nothing, each would wait for that.
 const AWAY_FOR: Duration = Duration::from_secs(1);
 
+/// A key that was valid is no guess for so long.
+const KNOWN_FOR: Duration = Duration::from_hours(1);
+
 /// What a key allows, if it is one.
 type Answer = Option<Arc<KeyGrant>>;
+
+/// What the source granted, and when it last did.
+#[derive(Clone)]
+struct Granted {
+    grant: Arc<KeyGrant>,
+    at: Instant,
+}
 
 /// A [`KeySource`] and what it said.
 pub(super) struct KeyCache {
@@ -31,8 +41,9 @@ pub(super) struct KeyCache {
     guesses: GuessLimit,
     /// What counts without asking.
     answers: Cache<KeyCheck, Answer>,
-    /// What counts if asking is in vain.
-    granted: Cache<KeyCheck, Arc<KeyGrant>>,
+    /// What counts if asking is in vain, for the time of grace.
+    granted: Cache<KeyCheck, Granted>,
+    grace: Duration,
     away_since: Mutex<Option<Instant>>,
 }
 
@@ -48,8 +59,9 @@ impl KeyCache {
                 .build(),
             granted: Cache::builder()
                 .max_capacity(MOST)
-                .time_to_live(grace)
+                .time_to_live(grace.max(KNOWN_FOR))
                 .build(),
+            grace,
             away_since: Mutex::default(),
         }
     }
@@ -69,14 +81,14 @@ impl KeyCache {
     }
 
     async fn ask(&self, check: &KeyCheck) -> Result<Answer, Refusal> {
-        let before = self.granted.get(check).await;
-        if let Some(grant) = before.as_ref().filter(|_| self.is_away()) {
+        let known = self.granted.get(check).await;
+        let is_known = known.is_some();
+        let before = known.filter(|granted| granted.at.elapsed() < self.grace);
+        if let Some(granted) = before.as_ref().filter(|_| self.is_away()) {
             metrics::key_check(KeyCheckOutcome::Grace);
-            return Ok(Some(Arc::clone(grant)));
+            return Ok(Some(Arc::clone(&granted.grant)));
         }
-        if before.is_none()
-            && let Err(refusal) = self.guesses.count()
-        {
+        if !is_known && let Err(refusal) = self.guesses.count() {
             metrics::key_check(KeyCheckOutcome::Limited);
             return Err(refusal);
         }
@@ -86,8 +98,12 @@ impl KeyCache {
         match (answer, before) {
             (Ok(Some(grant)), _) => {
                 metrics::key_check(KeyCheckOutcome::Miss);
-                let grant = Arc::new(grant);
-                self.granted.insert(check.clone(), Arc::clone(&grant)).await;
+                let (grant, at) = (Arc::new(grant), Instant::now());
+                let granted = Granted {
+                    grant: Arc::clone(&grant),
+                    at,
+                };
+                self.granted.insert(check.clone(), granted).await;
                 Ok(Some(grant))
             }
             (Ok(None), _) => {
@@ -95,9 +111,9 @@ impl KeyCache {
                 self.granted.invalidate(check).await;
                 Ok(None)
             }
-            (Err(_), Some(grant)) => {
+            (Err(_), Some(before)) => {
                 metrics::key_check(KeyCheckOutcome::Grace);
-                Ok(Some(grant))
+                Ok(Some(before.grant))
             }
             (Err(_), None) => {
                 metrics::key_check(KeyCheckOutcome::Failed);

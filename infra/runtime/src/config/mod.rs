@@ -131,7 +131,8 @@ pub fn load<C: Config>(file: Option<&Path>) -> Result<C, Problems> {
     }
     for key in SECRETS {
         // Such as digits only: read as a number, they would lose zeros or be refused.
-        if let Ok(text) = std::env::var(variable(key))
+        if figment.contains(key)
+            && let Ok(text) = std::env::var(variable(key))
             && !reads_as_text(&text)
         {
             figment = figment.merge((key, text));

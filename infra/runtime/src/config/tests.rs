@@ -172,6 +172,8 @@ fn a_secret_is_text_whatever_it_looks_like() {
 #[test]
 fn a_service_without_a_database_ignores_the_database_url() {
     in_environment(&URLS, |_| assert!(load::<Stateless>(None).is_ok()));
+    let number = [URLS[1], ("DATABASE_URL", "7")];
+    in_environment(&number, |_| assert!(load::<Stateless>(None).is_ok()));
 }
 
 #[test]

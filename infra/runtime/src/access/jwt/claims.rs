@@ -7,6 +7,8 @@ use serde_json::Value;
 use super::JwtConfig;
 use crate::access::{Kind, Principal, Scope, Workspaces};
 
+/// As long as a provider may make it, in bytes.
+const LONGEST_NAME: usize = 255;
 /// What a token says to mean all workspaces.
 const ALL: &str = "*";
 
@@ -29,10 +31,10 @@ impl Claims {
         }
     }
 
-    /// The bearer of a token with these claims; none if it has no subject. What is not understood gives
-    /// no right.
+    /// The bearer of a token with these claims; none if its subject is no name. What is not understood
+    /// gives no right.
     pub(super) fn principal(&self, claims: &Value) -> Option<Principal> {
-        let subject = claims.get("sub")?.as_str().filter(|sub| !sub.is_empty())?;
+        let subject = claims.get("sub")?.as_str().filter(|sub| is_name(sub))?;
         let scopes = words(find(claims, &self.scopes));
         let scopes = scopes.filter_map(|word| word.strip_prefix(&*self.scope_prefix)?.parse().ok());
         let scopes: BTreeSet<Scope> = scopes.collect();
@@ -51,6 +53,11 @@ impl Claims {
             scopes,
         })
     }
+}
+
+/// Whether a subject can be told of in logs and kept in tables.
+fn is_name(subject: &str) -> bool {
+    (1..=LONGEST_NAME).contains(&subject.len()) && !subject.contains(char::is_control)
 }
 
 /// The claim called `name`. Names may hold any character (`https://…/workspaces`), so only what starts
@@ -164,7 +171,9 @@ mod tests {
 
     #[test]
     fn who_has_no_subject_is_nobody() {
-        for claims in [json!({}), json!({"sub": ""}), json!({"sub": 7})] {
+        let long = "x".repeat(256);
+        for sub in [json!(null), json!(""), json!(7), json!("a\0b"), json!(long)] {
+            let claims = json!({"sub": sub});
             let principal = Claims::of(&JwtConfig::default()).principal(&claims);
             assert_eq!(principal, None, "{claims}");
         }

@@ -66,7 +66,7 @@ enum Step {
 }
 
 impl Known {
-    /// What to do at `now` for the key `kid`; `fetching` is whether the keys are being read.
+    /// What to do at `now` for the key `kid`.
     fn step(
         &self,
         kid: Option<&str>,
@@ -85,7 +85,7 @@ impl Known {
         }
     }
 
-    /// The key `kid`, however old it is.
+    /// The key `kid`, as it was read last.
     fn find(&self, kid: Option<&str>, now: Instant) -> Result<Arc<Key>, NoKey> {
         let (keys, at) = self.keys.as_ref().ok_or(NoKey::Away)?;
         if now.saturating_duration_since(*at) >= KEEP {

@@ -122,7 +122,7 @@ impl Tokens {
             kid: header.kid,
             key,
             expires_at: claims["exp"].as_f64().unwrap_or_default(),
-            principal: principal.ok_or_else(|| invalid("its claim `sub` names nobody"))?,
+            principal: principal.ok_or_else(|| invalid("it has no usable claim `sub`"))?,
         })
     }
 
