@@ -36,12 +36,8 @@ async fn add(core: &Described, world: &World, connection: Value) -> String {
     added["id"].as_str().unwrap().to_owned()
 }
 
-async fn world() -> (World, Described) {
-    let world = World::with(Options {
-        without: vec![Service::IngressPublisher],
-        ..Options::default()
-    })
-    .await;
+async fn world(options: Options) -> (World, Described) {
+    let world = World::with(options).await;
     world.ready(Service::IngressConsumer).await;
     let core = Described::new(&ingress_consumer::description());
     (world, core)
@@ -49,8 +45,12 @@ async fn world() -> (World, Described) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_operation_of_the_core_answers_by_its_schema() {
-    let (world, core) = world().await;
-    let (core, world) = (&core, &world);
+    let options = Options {
+        without: vec![Service::IngressPublisher],
+        ..Options::default()
+    };
+    let (started, core) = world(options).await;
+    let (core, world) = (&core, &started);
     let push = json!({"provider": "viriciti", "kind": "push",
         "settings": {"vehicles": {"bus-1": ["soc"]}, "register_unknown": false}});
     let push = add(core, world, push).await;
@@ -69,6 +69,7 @@ async fn every_operation_of_the_core_answers_by_its_schema() {
     let path = format!("/v1/workspaces/w/connections/{push}");
     core.succeeds(world, get("removeConnection", path)).await;
     assert_eq!(core.untried(), Vec::<String>::new());
+    started.stop().await;
 }
 
 async fn connections(core: &Described, world: &World) {
@@ -251,7 +252,7 @@ async fn subscribers(core: &Described, world: &World) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_schemas_do_not_allow_is_refused_with_a_problem() {
-    let (world, core) = world().await;
+    let (world, core) = world(Options::core_only()).await;
     let w = "/v1/workspaces/w";
     let far = "99999999999999999999";
     for (operation, path, status, name) in [
@@ -493,7 +494,7 @@ async fn what_the_schemas_do_not_allow_is_refused_with_a_problem() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_body_that_its_schema_does_not_allow_is_refused_with_a_problem() {
-    let (world, core) = world().await;
+    let (world, core) = world(Options::core_only()).await;
     let orders = [
         json!({}),
         json!([]),

@@ -84,13 +84,14 @@ fn endpoint_problem(kind: ConnectionKind, endpoint: &str) -> Option<String> {
         }
     };
     let valid = schemes.iter().any(|scheme| {
-        endpoint
-            .strip_prefix(scheme)
-            .is_some_and(|host| !host.is_empty() && !host.contains('@'))
+        endpoint.strip_prefix(scheme).is_some_and(|host| {
+            let is_odd = |c: char| c == '@' || c.is_whitespace() || c.is_control();
+            !host.is_empty() && !host.contains(is_odd)
+        })
     });
     if !valid {
         return Some(format!(
-            "endpoint is {:?}; write {named} without a user or password",
+            "endpoint is {:?}; write {named} without a user, a password or white space",
             without_user_info(endpoint)
         ));
     }

@@ -44,7 +44,10 @@ pub struct NewConnection {
     pub kind: String,
     /// The websocket's or the API's URL, without user, password or key; none for `push`.
     #[serde(default)]
-    #[schema(example = "wss://sdk.viriciti.com/api/v2/live")]
+    #[schema(
+        pattern = r"^((wss?|https?)://[^\s@\u0000-\u001f\u007f-\u009f]+)?$",
+        example = "wss://sdk.viriciti.com/api/v2/live"
+    )]
     pub endpoint: String,
     /// Where the credential is: `env:NAME` or `file:PATH`, as the publisher (`stream`) or the core
     /// (`poll`) sees them.

@@ -102,6 +102,8 @@ mod tests {
                 assert!(is_text(&parameter["description"]), "{name}: {parameter}");
                 let kind = &parameter["schema"]["type"];
                 assert!(kind.is_string(), "{name}: a query has no null: {parameter}");
+                let is_bounded = kind != "integer" || parameter["schema"]["maximum"].is_number();
+                assert!(is_bounded, "{name}: {parameter}");
                 if parameter["in"] == "path" {
                     in_path.insert(format!("{{{}}}", parameter["name"].as_str().unwrap()));
                 }

@@ -5,6 +5,8 @@ use chrono::{DateTime, Datelike, Utc};
 use serde::{Deserialize, Deserializer};
 use shared_model::{Provider, WorkspaceId};
 
+/// The greatest id: what every reader of JSON can hold exactly, and more than there will be.
+const GREATEST_ID: i64 = 9_000_000_000_000_000;
 /// The longest reason that is looked for.
 const LONGEST_WORD: usize = 64;
 
@@ -73,10 +75,10 @@ impl TryFrom<i64> for RowId {
     type Error = &'static str;
 
     fn try_from(id: i64) -> Result<Self, Self::Error> {
-        if id < 0 {
-            return Err("an id is 0 or more");
+        if (0..=GREATEST_ID).contains(&id) {
+            return Ok(Self(id));
         }
-        Ok(Self(id))
+        Err("an id is 0 to 9000000000000000")
     }
 }
 
@@ -154,12 +156,12 @@ mod tests {
     #[test]
     fn what_can_be_stored_is_taken() {
         let read = read(
-            json!({"id": 7, "ids": [0, i64::MAX], "reason": "delivery_limit",
+            json!({"id": 7, "ids": [0, GREATEST_ID], "reason": "delivery_limit",
             "from": "9999-12-31T23:59:59-01:00", "workspace": "w", "provider": null}),
         )
         .unwrap();
         assert_eq!(read.id, Some(7));
-        assert_eq!(read.ids, Some(vec![0, i64::MAX]));
+        assert_eq!(read.ids, Some(vec![0, GREATEST_ID]));
         assert!(read.from.is_some());
         assert_eq!(read.reason.as_deref(), Some("delivery_limit"));
         assert_eq!(
@@ -171,8 +173,9 @@ mod tests {
     #[test]
     fn what_cannot_be_is_refused_with_the_rule() {
         for (asked, rule) in [
-            (json!({"id": -1}), "0 or more"),
-            (json!({"ids": [1, -1]}), "0 or more"),
+            (json!({"id": -1}), "0 to 9"),
+            (json!({"ids": [1, -1]}), "0 to 9"),
+            (json!({"id": GREATEST_ID + 1}), "0 to 9"),
             (json!({"id": u64::MAX}), "i64"),
             (json!({"reason": "a\u{0}"}), "a-z"),
             (json!({"reason": "a".repeat(65)}), "64"),

@@ -50,7 +50,7 @@ pub struct AtParked {
     #[param(pattern = "^[a-z0-9][a-z0-9_-]{0,62}$", max_length = 63)]
     workspace: String,
     /// The parked frame's id.
-    #[param(minimum = 0)]
+    #[param(minimum = 0, maximum = 9e15)]
     pub id: i64,
 }
 
@@ -71,7 +71,7 @@ pub struct AtDeadEvent {
 #[into_params(parameter_in = Path)]
 pub struct AtDeadLetter {
     /// The dead letter's id.
-    #[param(minimum = 0)]
+    #[param(minimum = 0, maximum = 9e15)]
     pub id: i64,
 }
 

@@ -78,7 +78,7 @@ pub struct DeadLetterQuery {
     pub(super) limit: Option<i64>,
     /// The `next` of the page before: the list goes on behind it.
     #[serde(default, deserialize_with = "input::row_id")]
-    #[param(minimum = 0, nullable = false)]
+    #[param(minimum = 0, maximum = 9e15, nullable = false)]
     pub(super) after: Option<i64>,
     /// Only of this workspace.
     #[serde(default, deserialize_with = "input::workspace")]
@@ -112,7 +112,8 @@ fn ids() -> Array {
     let id = ObjectBuilder::new()
         .schema_type(Type::Integer)
         .format(Some(SchemaFormat::KnownFormat(KnownFormat::Int64)))
-        .minimum(Some(0));
+        .minimum(Some(0))
+        .maximum(Some(9_000_000_000_000_000_isize));
     ArrayBuilder::new()
         .schema_type(
             [Type::Array, Type::Null]
@@ -139,7 +140,7 @@ pub struct DeadLetterOrder {
         skip_serializing_if = "Option::is_none",
         deserialize_with = "input::row_id"
     )]
-    #[schema(minimum = 0)]
+    #[schema(minimum = 0, maximum = 9e15)]
     pub after: Option<i64>,
     /// At most so many; 1000 unless it is given.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -34,7 +34,7 @@ pub struct ParkedFilter {
         skip_serializing_if = "Option::is_none",
         deserialize_with = "input::row_id"
     )]
-    #[schema(minimum = 0)]
+    #[schema(minimum = 0, maximum = 9e15)]
     pub id: Option<i64>,
     /// Of this provider.
     #[serde(
@@ -99,7 +99,7 @@ pub struct ParkedOrder {
         skip_serializing_if = "Option::is_none",
         deserialize_with = "input::row_id"
     )]
-    #[schema(minimum = 0)]
+    #[schema(minimum = 0, maximum = 9e15)]
     pub after: Option<i64>,
     /// At most so many; 1000 unless it is given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -249,7 +249,7 @@ pub struct ParkedQuery {
     pub(super) limit: Option<i64>,
     /// The `next` of the page before: the list goes on behind it.
     #[serde(default, deserialize_with = "input::row_id")]
-    #[param(minimum = 0, nullable = false)]
+    #[param(minimum = 0, maximum = 9e15, nullable = false)]
     pub(super) after: Option<i64>,
     /// Only of this provider.
     #[serde(default, deserialize_with = "input::provider")]
