@@ -16,6 +16,10 @@ use crate::health::{Freshness, LimitsByProvider, Run, freshness_at};
 /// The latest published value of every signal of a vehicle. Where `fields` asks for some of it only, the
 /// rest is left out.
 #[derive(Debug, Serialize, ToSchema)]
+#[expect(
+    clippy::option_option,
+    reason = "to a client, null is something else than what is left out"
+)]
 pub(super) struct VehicleSnapshot {
     /// The workspace.
     #[serde(skip_serializing_if = "Option::is_none")]
