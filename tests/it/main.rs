@@ -13,6 +13,7 @@ mod gaps;
 mod health;
 mod ingest;
 mod live;
+mod log_readers;
 mod log_upkeep;
 mod management;
 mod ownership;

@@ -130,9 +130,10 @@ impl Tails {
             let line = stretch.lines.next().await?.ok_or(CoreError::CutOff)?;
             end += 1;
             bytes += line.len();
-            match LogEvent::read(line).filter(|event| event.offset == end) {
-                Some(event) => events.push(event),
-                None => tracing::error!(shard, offset = end, "an event cannot be read"),
+            if let Some(event) = LogEvent::read(line).filter(|event| event.offset == end) {
+                events.push(event);
+            } else {
+                tracing::error!(shard, offset = end, "an event cannot be read");
             }
         }
         if let Some(newest) = events.last() {
