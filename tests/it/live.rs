@@ -539,8 +539,9 @@ async fn while_the_core_is_away_readers_stay_and_then_go_on() {
     let mut follower = follow(live, FOLLOW, "").await;
     let began = follower.last_id.clone();
     world.stop_service(Service::IngressConsumer).await;
+    let http = world.http.clone();
     let status = || async {
-        let answer = world.http.get(format!("http://{live}/readyz")).send().await;
+        let answer = http.get(format!("http://{live}/readyz")).send().await;
         answer.unwrap().status().as_u16()
     };
     eventually(SOON, "it says that the core is away", status, |status| {

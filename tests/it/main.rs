@@ -18,6 +18,7 @@ mod gateway;
 mod health;
 mod ingest;
 mod live;
+mod log_readers;
 mod log_upkeep;
 mod management;
 mod openapi_core;

@@ -114,9 +114,10 @@ impl Shared {
         }
         let mut events = VecDeque::new();
         while let Some(line) = stretch.lines.next().await? {
-            match LogEvent::read(line) {
-                Some(event) => events.push_back(event),
-                None => tracing::error!(shard, after, "an event cannot be read"),
+            if let Some(event) = LogEvent::read(line) {
+                events.push_back(event);
+            } else {
+                tracing::error!(shard, after, "an event cannot be read");
             }
         }
         Ok((events, stretch.end))

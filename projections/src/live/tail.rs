@@ -4,10 +4,10 @@
 //! answers once there is something. While the core is away, readers stay and are told nothing new; the
 //! tails go on where they were.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::Context as _;
 use futures_util::future::try_join_all;
 use runtime::backoff::{Backoff, Stopped};
 use runtime::http::Check;
@@ -52,13 +52,12 @@ impl Tails {
             match asked.ok_or(Stopped)? {
                 Ok(log) => {
                     let start = self.hub.begin(&log);
+                    self.check.up();
                     backoff.reset();
                     let shards = 0..start.shards();
                     let tails = shards.map(|shard| self.follow(shard, &start));
-                    match try_join_all(tails).await {
-                        Err(Broken::Stopped(stopped)) => return Err(stopped.into()),
-                        Err(Broken::Other) => {}
-                        Ok(never) => never.into_iter().next().context("the log has no shard")?,
+                    if let Err(Broken::Stopped(stopped)) = try_join_all(tails).await {
+                        return Err(stopped.into());
                     }
                 }
                 Err(error) => self.is_away(&error),
@@ -72,13 +71,15 @@ impl Tails {
         self.check.down(&chain(error));
     }
 
-    async fn follow(&self, shard: u32, start: &Position) -> Result<(), Broken> {
+    async fn follow(&self, shard: u32, start: &Position) -> Result<Infallible, Broken> {
         let stop = self.context.stopping();
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(2));
         let mut at = start.of(shard);
         let mut away_since = None;
         loop {
-            let reading = self.step(shard, start.generation, &mut at);
+            // After an outage nothing is waited for, so that it is soon known to be over.
+            let wait = away_since.map_or(WAIT, |_: Instant| Duration::ZERO);
+            let reading = self.step(shard, start.generation, &mut at, wait);
             let read = stop.run_until_cancelled(reading).await;
             match read.ok_or(Broken::Stopped(Stopped))? {
                 Ok(()) => {
@@ -101,8 +102,14 @@ impl Tails {
     }
 
     /// Hands on what follows the offset `at`, and moves it.
-    async fn step(&self, shard: u32, generation: u64, at: &mut u64) -> Result<(), Failed> {
-        let mut stretch = self.core.follow(shard, *at, WAIT).await?;
+    async fn step(
+        &self,
+        shard: u32,
+        generation: u64,
+        at: &mut u64,
+        wait: Duration,
+    ) -> Result<(), Failed> {
+        let mut stretch = self.core.follow(shard, *at, wait).await?;
         if stretch.generation != generation || stretch.end < *at {
             return Err(Failed::Other);
         }
@@ -130,9 +137,10 @@ impl Tails {
             let line = stretch.lines.next().await?.ok_or(CoreError::CutOff)?;
             end += 1;
             bytes += line.len();
-            match LogEvent::read(line).filter(|event| event.offset == end) {
-                Some(event) => events.push(event),
-                None => tracing::error!(shard, offset = end, "an event cannot be read"),
+            if let Some(event) = LogEvent::read(line).filter(|event| event.offset == end) {
+                events.push(event);
+            } else {
+                tracing::error!(shard, offset = end, "an event cannot be read");
             }
         }
         if let Some(newest) = events.last() {

@@ -53,7 +53,7 @@ impl LogWatch {
         context.spawn_infrastructure("log watch", async move {
             let wake = Notify::new();
             let both = async { tokio::join!(listen(&own, &wake), look(&pool, &wake, &heads)) };
-            closing.run_until_cancelled(both).await;
+            closing.run_until_cancelled(Box::pin(both)).await;
             Ok(())
         });
         watch
