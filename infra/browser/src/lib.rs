@@ -1,7 +1,7 @@
 //! A browser without a window, for tests of pages: found or installed, started with a profile of its own,
 //! and driven as a person would, by keys and by the pointer.
 //!
-//! It speaks Chromium's own protocol (DevTools) over its websocket. What a page complains of (errors on its
+//! It speaks Chromium's own protocol (`DevTools`) over its websocket. What a page complains of (errors on its
 //! console, violations of its content security policy) and asks for is kept, so that a test can look at all
 //! of it at the end. The browser ends with the value that started it.
 

@@ -31,6 +31,7 @@ impl fmt::Display for Screen {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (management, user, password) = &self.management;
         writeln!(f, "\nHeadrace is up.\n")?;
+        writeln!(f, "  console         {}/", self.api)?;
         if let Some(demo) = self.demo {
             let base = format!("{}/v1/workspaces/{demo}", self.api);
             writeln!(f, "  vehicles        {base}/vehicles")?;

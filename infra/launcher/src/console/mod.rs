@@ -51,6 +51,7 @@ const ASSETS: &[Asset] = &assets! {
     "parts.css": STYLE,
     "pipeline.js": SCRIPT,
     "projection.js": SCRIPT,
+    "repeat.js": SCRIPT,
     "session.js": SCRIPT,
     "signin.js": SCRIPT,
     "sse.js": SCRIPT,

@@ -116,6 +116,14 @@ async fn what_cannot_be_shown_is_said_and_what_is_known_stays() {
     driven
         .until("document.getElementById('notice').hidden")
         .await;
+    // A page that is loaded while nobody answers waits, and goes on with the key that it has.
+    fake.refuse(503);
+    driven.evaluate("location.hash = '#/pipeline'").await;
+    driven.shows("From the providers").await;
+    driven.page.send("Page.reload", json!({})).await.unwrap();
+    driven.shows("Waiting for Headrace").await;
+    fake.refuse(200);
+    driven.shows("Ingress queues").await;
     fake.refuse(401);
     driven.shows("sign in again").await;
     driven.until("document.activeElement?.id === 'key'").await;

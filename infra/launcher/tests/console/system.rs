@@ -143,7 +143,7 @@ async fn a_vehicle_moves_falls_silent_and_turns_stale_before_ones_eyes() {
 
     driven.evaluate("location.hash = '#/vehicles/bus-2'").await;
     driven.shows("Heard through").await;
-    driven.shows("the vehicle is silent").await;
+    driven.shows("The vehicle is silent").await;
     driven
         .until("document.querySelectorAll('.signals tbody tr').length > 2")
         .await;

@@ -39,8 +39,14 @@ const app = {
   worked,
 };
 
+/** How long to wait for the live stream before the vehicles are read all the same. */
+const FIRST_LOAD = 1_500;
+/** How soon to ask again who the key belongs to, while that cannot be asked. */
+const RESUME = 3_000;
+
 let page = null;
 let notice = null;
+let first = null;
 
 /** Tells that something could not be shown; signs out where the key is the reason. */
 function failed(error) {
@@ -87,6 +93,8 @@ function signOut(reason) {
 function close() {
   page?.stop?.();
   page = null;
+  clearTimeout(first);
+  first = null;
   app.live?.stop();
   app.live = null;
   app.store = null;
@@ -100,18 +108,26 @@ function begin() {
   const store = new Store(session.api, session.base);
   app.store = store;
   app.kept = {};
-  const reload = () => store.load().then(worked, failed);
+  const reload = () => {
+    clearTimeout(first);
+    first = null;
+    store.load().catch(failed);
+  };
+  // What is read behind the stream's beginning misses nothing; but nobody waits for a stream for long.
+  first = setTimeout(reload, FIRST_LOAD);
   app.live = new Live(`${session.base}/live`, session.api, {
     event(event) {
       store.apply(event);
       for (const listener of app.listeners) listener(event);
     },
-    state: showLink,
+    state(name, seconds) {
+      showLink(name, seconds);
+      if (first !== null && ["waiting", "polling"].includes(name)) reload();
+    },
     gap: reload,
     refused: () => signOut("The key is not accepted any more: sign in again."),
   });
   app.live.start();
-  reload();
 }
 
 function show(next) {
@@ -207,7 +223,7 @@ addEventListener("hashchange", () => {
   if (location.hash !== before) void resume();
   else route();
 });
-addEventListener("online", () => app.live && app.store.load().then(worked, failed));
+addEventListener("online", () => app.store?.load().then(worked, failed));
 addEventListener("offline", () => app.live && failed({ status: 0 }));
 setInterval(() => page?.tick?.(), 1000);
 
@@ -222,7 +238,12 @@ async function resume() {
       app.session = await open(key);
       if (app.session.workspace) begin();
     } catch (error) {
-      if (error.status === 401) forget();
+      if (error.status !== 401) {
+        show({ title: "Waiting", element: el("section", { class: "card" }, el("h1", { tabindex: "-1" }, "Waiting for Headrace"), el("p", null, explain(error))) });
+        setTimeout(resume, RESUME);
+        return;
+      }
+      forget();
       reason = explain(error);
     }
   }

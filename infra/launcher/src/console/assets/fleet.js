@@ -5,12 +5,13 @@ import { FRESHNESS, number, plural, word } from "./format.js";
 import { histogram } from "./histogram.js";
 import { map } from "./map.js";
 import { shape } from "./marks.js";
+import { repeat } from "./repeat.js";
 import { vehicles } from "./vehicles.js";
 
 /** How often the counts and the page of the table are asked for: what no event tells is not older than this. */
 const ASK = 5_000;
-/** How soon all vehicles may be read again where counts differ from what is shown. */
-const REREAD = 20_000;
+/** How soon all vehicles may be read again: where counts differ from what is shown, or no event tells. */
+const REREAD = 30_000;
 
 export function fleet(app) {
   const { store, session, kept } = app;
@@ -51,28 +52,30 @@ export function fleet(app) {
   async function ask() {
     try {
       summary = await session.api.get(`${session.base}/health`, null, stopped.signal);
-      app.worked();
       showCounts();
       settle();
-      await list.refresh();
     } catch (error) {
       app.failed(error);
+      return error;
     }
+    const error = await list.refresh();
+    if (!error) app.worked();
+    return error;
   }
 
-  /** Reads all vehicles again where the counts say twice that what is shown is not so. */
+  /** Reads all vehicles again where the counts say twice that what is shown is not so, or nobody tells of moves. */
   function settle() {
-    if (!store.complete || store.truncated) return;
+    if (!store.complete) return;
     const counts = count();
-    const differs = FRESHNESS.some((name) => counts[name] !== summary[name]);
-    if (differs && differed && Date.now() - readAt > REREAD) {
+    const differs = !store.truncated && FRESHNESS.some((name) => counts[name] !== summary[name]);
+    if (((differs && differed) || app.link !== "live") && Date.now() - readAt > REREAD) {
       readAt = Date.now();
       store.load().catch(app.failed);
     }
     differed = differs;
   }
 
-  let timer;
+  let rest;
   const unlisten = store.listen((changed) => {
     plot.changed();
     charge.changed();
@@ -95,11 +98,7 @@ export function fleet(app) {
     element,
     focus: null,
     start() {
-      const run = async () => {
-        await ask();
-        if (!stopped.signal.aborted) timer = setTimeout(run, ASK);
-      };
-      void run();
+      rest = repeat(ask, ASK);
       plot.start();
       charge.changed();
       list.start();
@@ -111,7 +110,7 @@ export function fleet(app) {
     },
     stop() {
       stopped.abort();
-      clearTimeout(timer);
+      rest();
       unlisten();
       plot.stop();
       charge.stop();

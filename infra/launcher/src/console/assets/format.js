@@ -7,9 +7,9 @@ const WORDS = {
   stale: "Stale",
   offline: "Offline",
   never_seen: "Never seen",
-  source_silent: "the vehicle is silent",
+  source_silent: "The vehicle is silent",
   pipeline_late: "Headrace is behind",
-  provider_outage: "the provider is out",
+  provider_outage: "The provider is out",
 };
 
 const SIGNALS = {
@@ -79,6 +79,9 @@ export function duration(seconds) {
   if (whole < 86_400) return `${Math.floor(whole / 3600)} h ${Math.floor((whole % 3600) / 60)} min`;
   return `${Math.floor(whole / 86_400)} d ${Math.floor((whole % 86_400) / 3600)} h`;
 }
+
+/** A length of time that stands still: without a second unit that is nothing. */
+export const span = (seconds) => duration(seconds).replace(/ 0+ (min|s|h)$/, "");
 
 /** Bytes in binary units. */
 export function bytes(count) {

@@ -25,6 +25,7 @@ export class Live {
   #told;
   #last = null;
   #attempt = 0;
+  #isAbsent = false;
   #stop = new AbortController();
 
   constructor(url, api, told) {
@@ -51,7 +52,7 @@ export class Live {
 
   /** One connection from beginning to end; how long to wait before the next, or null for none. */
   async #connect() {
-    this.#told.state("connecting");
+    if (!this.#isAbsent) this.#told.state("connecting");
     const silent = new AbortController();
     let alarm;
     const heard = () => {
@@ -67,6 +68,7 @@ export class Live {
       if (!response.ok || !response.headers.get("content-type")?.startsWith("text/event-stream")) {
         return this.#refused(response);
       }
+      this.#isAbsent = false;
       this.#told.state("live");
       // Behind a known event nothing is missing; otherwise, what was before has to be read.
       if (this.#last === null) this.#told.gap();
@@ -124,6 +126,7 @@ export class Live {
     }
     if ([429, 503].includes(status)) return this.#again((retryAfter(response) ?? 0) * 1000);
     if (status === 502 || status === 504) return this.#again();
+    this.#isAbsent = true;
     this.#told.state("polling");
     return ABSENT_WAIT;
   }

@@ -3,6 +3,7 @@
 import { explain } from "./api.js";
 import { card, el, table } from "./dom.js";
 import { bytes, duration, moment, number, plural, word } from "./format.js";
+import { repeat } from "./repeat.js";
 
 const ASK = 3_000;
 const LISTED = 100;
@@ -10,7 +11,7 @@ const LISTED = 100;
 export function pipeline(app) {
   const { session } = app;
   const stopped = new AbortController();
-  let timer;
+  let rest;
   const get = (path, query) => session.api.get(path, query, stopped.signal);
 
   const whole = el("div", { class: "stack" });
@@ -38,7 +39,8 @@ export function pipeline(app) {
   whole.append(installation.element, ...parts.map((one) => one.element));
 
   async function ask() {
-    await Promise.all([installation, ...parts].map((one) => one.ask(app)));
+    const errors = await Promise.all([installation, ...parts].map((one) => one.ask(app)));
+    return errors.find(Boolean);
   }
 
   return {
@@ -47,15 +49,11 @@ export function pipeline(app) {
       el("div", { class: "page-head" }, el("h1", { tabindex: "-1" }, "Pipeline"), el("p", { class: "lead" }, `From the providers to what you see, for workspace ${session.workspace}`)),
       figures, whole),
     start() {
-      const run = async () => {
-        await ask();
-        if (!stopped.signal.aborted) timer = setTimeout(run, ASK);
-      };
-      void run();
+      rest = repeat(ask, ASK);
     },
     stop() {
       stopped.abort();
-      clearTimeout(timer);
+      rest();
     },
   };
 }
@@ -71,16 +69,18 @@ function part(title, get, show) {
         const found = await get();
         if (found) app.worked();
         const text = JSON.stringify(found);
-        if (text === shown) return;
+        if (text === shown) return null;
         shown = text;
         const open = [...content.querySelectorAll(".scroll")].map((one) => one.scrollLeft);
         content.replaceChildren(...show(found).filter(Boolean));
         content.querySelectorAll(".scroll").forEach((one, index) => { one.scrollLeft = open[index] ?? 0; });
+        return null;
       } catch (error) {
-        if (error.name === "AbortError") return;
+        if (error.name === "AbortError") return null;
         shown = null;
         if ([0, 401, 429].includes(error.status)) app.failed(error);
         else content.replaceChildren(el("p", { class: "hint" }, explain(error)));
+        return error;
       }
     },
   };
@@ -120,20 +120,20 @@ function sections({ ingress, relay, subscribers, publishers, parked, dead_letter
     return el("span", { class: "metered" }, el("span", { class: "meter", "aria-hidden": "true" }, fill), el("span", { class: "metered-number" }, number(one.messages)));
   };
   const held = publishers.flatMap((one) => (one.backpressure ?? []).map((reason) => `${plural(reason.streams, "stream")} (${word(reason.reason).toLowerCase()})`));
-  const part = (title, ...content) => el("section", { class: "part" }, el("h3", null, title), content);
+  const group = (title, ...content) => el("section", { class: "part" }, el("h3", null, title), content);
   return [
-    part("Ingress queues",
+    group("Ingress queues",
       el("p", { class: held.length ? "hint hint-bad" : "hint" }, held.length ? `Backpressure: publishers do not read ${held.join(", ")}.` : "No backpressure: publishers read all their streams."),
       table("Ingress queues", ["Queue", { name: "Messages waiting", number: true }, { name: "Takes at most", number: true }, { name: "Consumers", number: true }],
         ingress.partitions.map((one) => [one.queue, depth(one), bytes(one.max_bytes), one.consumers === null ? "unknown" : number(one.consumers)])),
       management && /^https?:\/\//.test(management) ? el("p", null, el("a", { href: management, rel: "noreferrer noopener", target: "_blank" }, "RabbitMQ’s management pages"), " (a new tab)") : null),
-    part("Publishers", table("Publishers", ["Publisher", { name: "Streams", number: true }, "Not read", "Last heard"],
+    group("Publishers", table("Publishers", ["Publisher", { name: "Streams", number: true }, "Not read", "Last heard"],
       publishers.map((one) => [one.draining ? `${one.instance} (stopping)` : one.instance, number(one.streams), (one.backpressure ?? []).map((reason) => `${number(reason.streams)}: ${word(reason.reason).toLowerCase()}`).join(", ") || "–", moment(one.seen_at)]), "No publisher is there.")),
-    part("Relay", table("Relay, by shard of the event log", [{ name: "Shard" }, { name: "Events waiting", number: true }, { name: "For", number: true }, { name: "Relayed up to", number: true }, { name: "Of", number: true }],
+    group("Relay", table("Relay, by shard of the event log", [{ name: "Shard" }, { name: "Events waiting", number: true }, { name: "For", number: true }, { name: "Relayed up to", number: true }, { name: "Of", number: true }],
       relay.map((one) => [String(one.shard), number(one.lag_events), one.waiting_seconds === null ? "–" : duration(one.waiting_seconds), number(one.relayed), number(one.head)]))),
-    part("Subscribers of the event log", table("Subscribers", ["Subscriber", { name: "Events behind", number: true }, { name: "By", number: true }, "Last heard"],
+    group("Subscribers of the event log", table("Subscribers", ["Subscriber", { name: "Events behind", number: true }, { name: "By", number: true }, "Last heard"],
       subscribers.map((one) => [one.name, number(one.lag_events), one.lag_seconds === null ? "–" : duration(one.lag_seconds), moment(one.seen_at)]), "Nobody reads the log.")),
-    part("Set aside", table("Set aside", ["What", { name: "How many", number: true }], [
+    group("Set aside", table("Set aside", ["What", { name: "How many", number: true }], [
       ...parked.map((one) => [`Parked: ${word(one.reason).toLowerCase()}`, number(one.frames)]),
       ["Dead letters", number(letters)],
       ["Dead events", number(events)],

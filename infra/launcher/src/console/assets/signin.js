@@ -49,7 +49,8 @@ export function signIn(done, reason) {
         done(await open(key));
         return null;
       } catch (error) {
-        return error.status === 401 ? "That key is not accepted: it may be mistyped, revoked or expired." : explain(error);
+        if (error.status === 401) return "That key is not accepted: it may be mistyped, revoked or expired.";
+        return error.status === 0 ? "Headrace cannot be reached. Try again in a moment." : explain(error);
       }
     },
   });

@@ -26,6 +26,7 @@ export class Store {
   #changed = new Set();
   #timer = null;
   #loading = null;
+  #again = false;
 
   constructor(api, base) {
     this.#api = api;
@@ -42,19 +43,27 @@ export class Store {
     return () => this.#listeners.delete(listener);
   }
 
-  /** Reads all vehicles; while that goes on, asking again changes nothing. */
-  load(signal) {
-    this.#loading ??= this.#readAll(signal).finally(() => {
+  /** Reads all vehicles; asked while that goes on, it is done once more, since what was read may be of before. */
+  load() {
+    this.#again = this.#loading !== null;
+    this.#loading ??= this.#readAll().finally(() => {
       this.#loading = null;
     });
     return this.#loading;
   }
 
-  async #readAll(signal) {
+  async #readAll() {
+    do {
+      this.#again = false;
+      await this.#readOnce();
+    } while (this.#again);
+  }
+
+  async #readOnce() {
     let after = null;
     const seen = new Set();
     do {
-      const page = await this.#page({ limit: PAGE, after, fields: this.#sparse }, signal);
+      const page = await this.#page({ limit: PAGE, after, fields: this.#sparse });
       for (const item of page.items) seen.add(item.vehicle);
       after = page.next;
     } while (after && seen.size < MOST);
@@ -63,14 +72,14 @@ export class Store {
     this.#notify([]);
   }
 
-  async #page(query, signal) {
+  async #page(query) {
     try {
-      return await this.list(query, signal);
+      return await this.list(query);
     } catch (error) {
       if (error.status !== 400 || !query.fields) throw error;
       // An older server knows fewer fields: then all of them.
       this.#sparse = null;
-      return this.list({ ...query, fields: null }, signal);
+      return this.list({ ...query, fields: null });
     }
   }
 

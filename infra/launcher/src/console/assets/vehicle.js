@@ -2,8 +2,9 @@
 
 import { explain } from "./api.js";
 import { card, el, mark, table, write } from "./dom.js";
-import { duration, moment, number, reading, signalName, word } from "./format.js";
+import { duration, moment, number, reading, signalName, span, word } from "./format.js";
 import { badge } from "./marks.js";
+import { repeat } from "./repeat.js";
 
 /** How often what no event tells of is asked for. */
 const ASK = 10_000;
@@ -16,7 +17,7 @@ export function vehicle(app, id) {
   const base = `${session.base}/vehicles/${encodeURIComponent(id)}`;
   const stopped = new AbortController();
   let health = null;
-  let timer;
+  let rest;
   let soon;
 
   const status = el("div", { class: "facts" });
@@ -39,7 +40,7 @@ export function vehicle(app, id) {
       if (health.freshness === freshness) facts.push([`${word(freshness)} since`, moment(health.since)]);
       if (health.cause && health.freshness === freshness) facts.push(["Because", word(health.cause)]);
       if (health.provider) facts.push(["Heard through", health.provider]);
-      facts.push(["Stale after", duration(health.stale_after_seconds)], ["Offline after", duration(health.offline_after_seconds)]);
+      facts.push(["Stale after", span(health.stale_after_seconds)], ["Offline after", span(health.offline_after_seconds)]);
     }
     if (known) facts.push(["Version", number(known.version)]);
     status.replaceChildren(...facts.map(([name, value]) => el("div", { class: "fact" }, el("span", { class: "fact-name" }, name), el("span", { class: "fact-value" }, value))));
@@ -66,8 +67,10 @@ export function vehicle(app, id) {
       signals.update();
     } catch (error) {
       app.failed(error);
+      if (!error.status || error.status === 429) return error;
     }
     await Promise.all(lists.map((one) => one.ask()));
+    return null;
   }
 
   function changed(ids) {
@@ -93,18 +96,14 @@ export function vehicle(app, id) {
     element,
     start() {
       app.kept.opened = id;
-      const run = async () => {
-        await ask();
-        if (!stopped.signal.aborted) timer = setTimeout(run, ASK);
-      };
       showHealth();
       signals.update();
-      void run();
+      rest = repeat(ask, ASK);
     },
     tick,
     stop() {
       stopped.abort();
-      clearTimeout(timer);
+      rest();
       clearTimeout(soon);
       unlisten();
     },
@@ -126,7 +125,7 @@ function signalTable(store, id) {
       update(found) {
         if (write(value, reading(name, found)) && !isNew) mark(value);
         write(provider, found.provider ?? "–");
-        write(remark, found.clock_ahead ? "The vehicle’s clock was ahead: this is when it was received" : "");
+        write(remark, found.clock_ahead ? "Clock ahead" : "");
         isNew = false;
         this.tick(found);
       },
@@ -137,10 +136,11 @@ function signalTable(store, id) {
     };
   }
 
+  const note = el("p", { class: "hint", hidden: true }, "Clock ahead: the vehicle’s clock was ahead of Headrace’s, so the time is when the value was received.");
   return {
-    element: el("div", { class: "scroll", role: "region", tabindex: "0", "aria-label": "Signals" },
+    element: el("div", null, el("div", { class: "scroll", role: "region", tabindex: "0", "aria-label": "Signals" },
       el("table", { class: "signals" }, el("caption", { class: "unseen" }, "Signals"),
-        el("thead", null, el("tr", null, ["Signal", "Value", "Observed", "Provider", "Remark"].map((name, index) => el("th", { scope: "col", class: index === 1 || index === 2 ? "number" : null }, name)))), body)),
+        el("thead", null, el("tr", null, ["Signal", "Value", "Observed", "Provider", "Remark"].map((name, index) => el("th", { scope: "col", class: index === 1 || index === 2 ? "number" : null }, name)))), body)), note),
     update() {
       const found = Object.entries(store.vehicles.get(id)?.signals ?? {}).filter(([, one]) => one?.value !== undefined);
       found.sort(([one], [other]) => signalName(one).localeCompare(signalName(other)));
@@ -148,6 +148,7 @@ function signalTable(store, id) {
         if (!rows.has(name)) rows.set(name, row(name));
         rows.get(name).update(one);
       }
+      note.hidden = !found.some(([, one]) => one.clock_ahead);
       const wanted = found.length ? found.map(([name]) => rows.get(name).element) : [empty];
       if (wanted.length !== body.children.length || wanted.some((one, index) => one !== body.children[index])) body.replaceChildren(...wanted);
     },
@@ -206,7 +207,7 @@ function what({ type, data = {} }) {
       return `Version ${number(data.version)}${changed.length ? `: ${changed.join(", ")}` : ": small moves"}`;
     }
     case "vehicle.health.changed":
-      return `${word(data.freshness)}${data.previous ? `, before ${word(data.previous).toLowerCase()}` : ""}${data.cause ? `: ${word(data.cause)}` : ""}`;
+      return `${word(data.freshness)}${data.previous ? `, before ${word(data.previous).toLowerCase()}` : ""}${data.cause ? `: ${word(data.cause).toLowerCase()}` : ""}`;
     case "vehicles.seen":
       return "Heard from, values as before";
     default:

@@ -104,8 +104,12 @@ export function vehicles(app, stopped, filtered) {
       if (isServers()) await askServer(signal);
       else sortHere();
       show();
+      return null;
     } catch (error) {
+      // A newer question has taken its place, or the page has gone.
+      if (error.name === "AbortError") return null;
       app.failed(error);
+      return error;
     }
   }
 
@@ -145,6 +149,7 @@ export function vehicles(app, stopped, filtered) {
 
   function show() {
     const had = rows;
+    kept.ids = ids;
     const inside = body.contains(document.activeElement) ? document.activeElement : null;
     rows = new Map(ids.map((id) => [id, had.get(id) ?? row(id)]));
     const wanted = [...rows.values()].map((one) => one.element);
@@ -227,7 +232,6 @@ export function vehicles(app, stopped, filtered) {
       return rows.get(id)?.link ?? null;
     },
     changed(changed) {
-      kept.ids = ids;
       if (!isServers() && changed.size === 0) {
         sortHere();
         show();
