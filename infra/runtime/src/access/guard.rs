@@ -92,23 +92,6 @@ async fn identify(access: &Access, rule: Rule, headers: &HeaderMap) -> Result<Pr
     access.principal(credential(headers)?).await
 }
 
-impl Access {
-    /// Whether the sender of a request with `headers` may still use what needs `scope` in `workspace`: for
-    /// an answer that goes on long after the guard has let its request through.
-    pub async fn still_admits(
-        &self,
-        headers: &HeaderMap,
-        scope: Scope,
-        workspace: &str,
-    ) -> Result<(), Problem> {
-        let judge = async {
-            let principal = self.principal(credential(headers)?).await?;
-            allow(&principal, Rule::Scope(scope), Some(workspace))
-        };
-        judge.await.map_err(|refusal: Refusal| refusal.problem)
-    }
-}
-
 /// Whether `principal` may use a route with `rule`, in `workspace` if its path names one. What is in a
 /// workspace that they do not reach, and whether it exists, the refusal does not tell.
 fn allow(principal: &Principal, rule: Rule, workspace: Option<&str>) -> Result<(), Refusal> {
