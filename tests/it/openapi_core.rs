@@ -12,6 +12,8 @@ use crate::dead_letters::{bury, letters};
 use crate::ingest::envelope;
 
 const SOON: Duration = Duration::from_mins(1);
+/// Operations that are held against their schemas in tests of their own.
+const ELSEWHERE: [&str; 0] = [];
 const NOBODY: &str = "01890a5d-ac96-774b-bcce-b302099a8001";
 
 fn get(operation: &str, path: impl Into<String>) -> Asked<'_> {
@@ -68,7 +70,12 @@ async fn every_operation_of_the_core_answers_by_its_schema() {
     }
     let path = format!("/v1/workspaces/w/connections/{push}");
     core.succeeds(world, get("removeConnection", path)).await;
-    assert_eq!(core.untried(), Vec::<String>::new());
+    let untried = core.untried();
+    let untried: Vec<_> = untried
+        .iter()
+        .filter(|id| !ELSEWHERE.contains(&id.as_str()))
+        .collect();
+    assert!(untried.is_empty(), "{untried:?} were not called");
     started.stop().await;
 }
 
