@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use tests::frames::frame;
 use tests::harness::{Options, World, envelopes, eventually};
 
-const SOON: Duration = Duration::from_secs(60);
+const SOON: Duration = Duration::from_mins(1);
 /// Nothing is called this.
 const NOTHING: &str = "01890a5d-ac96-774b-bcce-b302099a8057";
 /// A vehicle whose name no answer may have by chance.
@@ -257,7 +257,7 @@ pub fn sources(directory: &Path) -> Vec<PathBuf> {
         let is_of_tests = name.contains("test") || name == "core_stand_in.rs";
         if path.is_dir() {
             found.extend(sources(&path));
-        } else if name.ends_with(".rs") && !is_of_tests {
+        } else if path.extension().is_some_and(|kind| kind == "rs") && !is_of_tests {
             found.push(path);
         }
     }

@@ -20,6 +20,7 @@ use crate::access::SCHEME;
 
 /// The name of the security scheme for API keys in a header of their own.
 const API_KEY: &str = "api_key";
+const INGEST: &str = "ingest";
 const ABOUT: &str = "Vehicles' signals, their health, and what happens to them, for operators of \
     electric fleets. Lists are answered in pages; errors are RFC 9457 problems.";
 
@@ -35,7 +36,7 @@ const TAGS: [(&str, &str); 9] = [
         "connections",
         "The accounts at providers that frames come from.",
     ),
-    ("ingest", "Frames that are delivered by HTTP."),
+    (INGEST, "Frames that are delivered by HTTP."),
     ("parked frames", "Frames that cannot be interpreted."),
     ("webhooks", "Who is told of events, and what came of it."),
     ("access", "Who may do what."),
@@ -49,11 +50,9 @@ const TAGS: [(&str, &str); 9] = [
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum When {
     Always,
-    /// It has a path, query or body that may be wrong.
-    Asked,
     /// Something has to be allowed.
     Scoped,
-    /// Its path names something that may not exist.
+    /// Its path, or what is delivered by it, names something that may not exist.
     Named,
     /// It changes something.
     Changing,
@@ -66,7 +65,7 @@ const PROBLEMS: [(u16, &str, When, &str); 14] = [
     (
         400,
         "BadRequest",
-        When::Asked,
+        When::Always,
         "The request is wrong; `detail` says how.",
     ),
     (
@@ -194,18 +193,18 @@ fn operations(item: &mut PathItem) -> impl Iterator<Item = (bool, &mut Operation
 fn complete(path: &str, changes: bool, operation: &mut Operation) {
     let scopes = scopes(operation);
     // A workspace that does not exist has nothing in it.
-    let names = path.matches('{').count() > path.matches("{workspace}").count();
-    let has_body = operation.request_body.is_some();
-    let has_parameters = operation
-        .parameters
+    let in_path = path.matches('{').count() > path.matches("{workspace}").count();
+    // Frames that are delivered name their connection themselves.
+    let delivers = operation
+        .tags
         .as_ref()
-        .is_some_and(|all| !all.is_empty());
+        .is_some_and(|tags| tags.iter().any(|tag| tag == INGEST));
+    let has_body = operation.request_body.is_some();
     for (status, name, when, _) in PROBLEMS {
         let may_happen = match when {
             When::Always => true,
-            When::Asked => has_body || has_parameters || path.contains('{'),
             When::Scoped => scopes.as_ref().is_none_or(|scopes| !scopes.is_empty()),
-            When::Named => names,
+            When::Named => in_path || delivers,
             When::Changing => changes,
             When::Taking => has_body,
         };
@@ -300,7 +299,7 @@ mod tests {
     fn an_operation_is_given_the_problems_that_it_may_answer_with() {
         let read = json!({"responses": {"200": {"description": "ok"}}, "security": [{"credential": ["read"]}]});
         let of_all = finished("/v1/things", "get", read.clone());
-        assert_eq!(statuses(&of_all), "200 401 403 429 500 502 503 504");
+        assert_eq!(statuses(&of_all), "200 400 401 403 429 500 502 503 504");
         let of_workspace = finished("/v1/workspaces/{workspace}/things", "get", read.clone());
         assert_eq!(
             statuses(&of_workspace),
@@ -315,6 +314,9 @@ mod tests {
             statuses(&post),
             "400 401 404 408 409 413 415 422 429 500 502 503 504"
         );
+        let ingest = json!({"responses": {}, "tags": ["ingest"]});
+        let ingest = finished("/v1/ingest", "post", ingest);
+        assert_eq!(statuses(&ingest), "400 401 403 404 409 429 500 502 503 504");
         let operation = &post["paths"]["/v1/things"]["post"];
         assert_eq!(operation["responses"]["404"]["description"], "own");
         assert_eq!(
