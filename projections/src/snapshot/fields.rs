@@ -1,10 +1,14 @@
 //! Which parts of a snapshot are asked for. Pure.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use runtime::http::Problem;
 use shared_model::Signal;
 use shared_model::event::PublishedReading;
+use utoipa::openapi::schema::{ObjectBuilder, Type};
+use utoipa::openapi::{RefOr, Schema};
+use utoipa::{PartialSchema, ToSchema};
 
 /// The parts of a snapshot. `vehicle` and `version` are always there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -99,16 +103,35 @@ impl Fields {
     }
 }
 
+/// What `fields` may name, as it is described.
+pub(super) struct FieldName;
+
+impl FieldName {
+    fn all() -> Vec<String> {
+        let fields = Field::ALL.into_iter().map(|field| field.name().to_owned());
+        let signals = Signal::ALL.into_iter();
+        fields
+            .chain(signals.map(|signal| format!("signals.{}", signal.name())))
+            .collect()
+    }
+}
+
+impl PartialSchema for FieldName {
+    fn schema() -> RefOr<Schema> {
+        let text = ObjectBuilder::new().schema_type(Type::String);
+        text.enum_values(Some(Self::all())).into()
+    }
+}
+
+impl ToSchema for FieldName {
+    fn name() -> Cow<'static, str> {
+        "VehicleSnapshotField".into()
+    }
+}
+
 fn unknown(name: &str) -> Problem {
-    let known: Vec<_> = Field::ALL.map(Field::name).into();
-    let signals: Vec<_> = Signal::ALL
-        .map(|signal| format!("signals.{}", signal.name()))
-        .into();
-    let detail = format!(
-        "fields has {name:?}; known are {}, {}",
-        known.join(", "),
-        signals.join(", ")
-    );
+    let known = FieldName::all().join(", ");
+    let detail = format!("fields has {name:?}; known are {known}");
     Problem::bad_request("invalid-fields", detail)
 }
 

@@ -19,7 +19,7 @@ const LONGEST_SEARCH: usize = 128;
 #[into_params(parameter_in = Query)]
 pub(super) struct FilterQuery {
     /// Vehicles that are as fresh as one of these, separated by commas.
-    #[param(value_type = Option<Vec<Freshness>>, inline, style = Form, explode = false)]
+    #[param(value_type = Option<Vec<Freshness>>, inline, style = Form, explode = false, min_items = 1)]
     freshness: Option<String>,
     /// Vehicles that were last heard from through this provider, or that it registered and that never were.
     #[param(pattern = "^[a-z][a-z0-9-]{0,31}$")]

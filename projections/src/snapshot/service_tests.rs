@@ -33,6 +33,40 @@ fn schema(name: &str) -> Validator {
     jsonschema::validator_for(&schema).unwrap()
 }
 
+#[test]
+fn the_description_says_how_the_query_is_written() {
+    let description = serde_json::to_value(description()).unwrap();
+    let list = &description["paths"][LIST.replace("demo", "{workspace}")]["get"];
+    let of = |name: &str| {
+        let all = list["parameters"].as_array().unwrap();
+        all.iter().find(|of| of["name"] == name).unwrap().clone()
+    };
+    for name in ["freshness", "fields", "bbox"] {
+        let parameter = of(name);
+        let schema = &parameter["schema"];
+        assert_eq!(
+            (&parameter["explode"], &parameter["in"]),
+            (&json!(false), &json!("query"))
+        );
+        assert_ne!(parameter["required"], true, "{parameter}");
+        assert!(schema["type"].to_string().contains("array"), "{parameter}");
+    }
+    let names = &of("fields")["schema"]["items"]["enum"];
+    assert!(
+        names
+            .as_array()
+            .unwrap()
+            .contains(&json!("signals.state_of_charge")),
+        "{names}"
+    );
+    let freshness = &of("freshness")["schema"]["items"]["enum"];
+    assert_eq!(
+        freshness,
+        &json!(["fresh", "stale", "offline", "never_seen"])
+    );
+    assert_eq!(list["security"], json!([{"credential": ["read"]}]));
+}
+
 async fn ask(running: &Running, path: &str, known: Option<&str>) -> Response {
     let request = Client::new()
         .get(format!("http://{}{path}", running.http))

@@ -12,7 +12,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::{Api, only_known};
 use crate::api;
 use crate::snapshot::answer::VehicleSnapshot;
-use crate::snapshot::fields::Fields;
+use crate::snapshot::fields::{FieldName, Fields};
 use crate::snapshot::filter::FilterQuery;
 use crate::snapshot::{cursor, etag};
 
@@ -37,7 +37,7 @@ impl PageQuery {
 pub(super) struct FieldsQuery {
     /// Only these parts of each snapshot, separated by commas: its members, and `signals.<name>` for single
     /// signals. `vehicle` and `version` are always there.
-    #[param(value_type = Option<Vec<String>>, style = Form, explode = false,
+    #[param(value_type = Option<Vec<FieldName>>, inline, style = Form, explode = false, min_items = 1,
         example = json!(["freshness", "signals.state_of_charge"]))]
     fields: Option<String>,
 }

@@ -15,7 +15,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::Api;
 use crate::snapshot::answer::VehicleSnapshot;
 use crate::snapshot::etag;
-use crate::snapshot::fields::Fields;
+use crate::snapshot::fields::{FieldName, Fields};
 use crate::snapshot::fold::Snapshot;
 use crate::snapshot::store;
 use crate::{VehicleKey, api};
@@ -32,7 +32,7 @@ const LONGEST_WAIT: f64 = 10.0;
 pub(super) struct SnapshotQuery {
     /// Only these parts of the snapshot, separated by commas: its members, and `signals.<name>` for single
     /// signals. `vehicle` and `version` are always there.
-    #[param(value_type = Option<Vec<String>>, style = Form, explode = false,
+    #[param(value_type = Option<Vec<FieldName>>, inline, style = Form, explode = false, min_items = 1,
         example = json!(["freshness", "signals.state_of_charge"]))]
     fields: Option<String>,
     /// Answer once the snapshot has at least this version, such as that of an event.

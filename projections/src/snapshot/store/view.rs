@@ -1,9 +1,19 @@
 //! SQL that reads lists of vehicles.
 //!
-//! A list is a range of the primary key, read in its order, and the filters are looked at row by row:
-//! `Limit -> Index Scan using vehicle_pkey (workspace = $1 AND vehicle > $2), Filter: …`. An index on what
-//! is filtered by would end updates within a page (HOT), which all writes profit from, while a workspace
-//! has some ten thousand vehicles at most.
+//! A list is a range of the primary key, read in its order, and the filters are looked at row by row. Of
+//! 20,000 vehicles with all signals, on two cores under a load of 15:
+//!
+//! ```text
+//! Limit (actual time=71.897..71.925 rows=21)                -- soc_min=99.9
+//!   Index Scan using vehicle_pkey on vehicle
+//!     Index Cond: workspace = $1 AND vehicle > $2
+//!     Filter: CASE WHEN jsonb_typeof(signals #> '{state_of_charge,value}') = 'number' …
+//!     Rows Removed by Filter: 19979,  Buffers: shared hit=6745
+//! Execution Time: no filter 0.05 ms, freshness 53 ms, state of charge 72 ms, box 130 ms
+//! ```
+//!
+//! An index on what is filtered by would be one on what changes: it would end updates within their page
+//! (HOT), at the cost of every event, to spare a scan that a workspace of the usual size does not feel.
 
 use std::collections::BTreeMap;
 
