@@ -201,18 +201,28 @@ pub async fn start(context: Context, config: GatewayConfig) -> anyhow::Result<So
             "/v1/workspaces/{workspace}/health/{list}/{id}",
             upstream("health", health),
         )
-        .route(
-            "/v1/workspaces/{workspace}/vehicles/{vehicle}/events",
-            upstream("core", core),
-        )
-        .route("/v1/workspaces/{workspace}/live", upstream("live", live))
-        .route(
-            "/v1/workspaces/{workspace}/vehicles/{vehicle}/live",
-            upstream("live", live),
-        )
+        .merge(vehicle_events(upstream("core", core)))
+        .merge(streams(|| upstream("live", live)))
         .merge(webhooks(|| upstream("reactions", reactions)))
         .layer(DefaultBodyLimit::max(LARGEST_BODY));
     http::serve_open(&context, &config.http, routes).await
+}
+
+/// The path of a vehicle's own events.
+fn vehicle_events(upstream: MethodRouter) -> Router {
+    let path = "/v1/workspaces/{workspace}/vehicles/{vehicle}/events";
+    Router::new().route(path, upstream)
+}
+
+/// The paths of live updates, each handed to what `upstream` makes.
+fn streams(upstream: impl Fn() -> MethodRouter) -> Router {
+    let workspace = "/v1/workspaces/{workspace}";
+    Router::new()
+        .route(&format!("{workspace}/live"), upstream())
+        .route(
+            &format!("{workspace}/vehicles/{{vehicle}}/live"),
+            upstream(),
+        )
 }
 
 /// The paths of webhooks, each handed to what `upstream` makes.
