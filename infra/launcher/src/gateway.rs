@@ -140,10 +140,6 @@ pub async fn start(context: Context, config: GatewayConfig) -> anyhow::Result<So
         .route("/v1/workspaces/{workspace}/polls", upstream("core", core))
         .route("/v1/workspaces/{workspace}/streams", upstream("core", core))
         .route(
-            "/v1/workspaces/{workspace}/vehicles/{vehicle}/verdicts",
-            upstream("core", core),
-        )
-        .route(
             "/v1/provider-ingest",
             upstream("core", core).layer(DefaultBodyLimit::max(LARGEST_INGEST)),
         )
@@ -201,17 +197,19 @@ pub async fn start(context: Context, config: GatewayConfig) -> anyhow::Result<So
             "/v1/workspaces/{workspace}/health/{list}/{id}",
             upstream("health", health),
         )
-        .merge(vehicle_events(upstream("core", core)))
+        .merge(of_vehicle(|| upstream("core", core)))
         .merge(streams(|| upstream("live", live)))
         .merge(webhooks(|| upstream("reactions", reactions)))
         .layer(DefaultBodyLimit::max(LARGEST_BODY));
     http::serve_open(&context, &config.http, routes).await
 }
 
-/// The path of a vehicle's own events.
-fn vehicle_events(upstream: MethodRouter) -> Router {
-    let path = "/v1/workspaces/{workspace}/vehicles/{vehicle}/events";
-    Router::new().route(path, upstream)
+/// The core's paths about one vehicle, each handed to what `upstream` makes.
+fn of_vehicle(upstream: impl Fn() -> MethodRouter) -> Router {
+    let vehicle = "/v1/workspaces/{workspace}/vehicles/{vehicle}";
+    Router::new()
+        .route(&format!("{vehicle}/verdicts"), upstream())
+        .route(&format!("{vehicle}/events"), upstream())
 }
 
 /// The paths of live updates, each handed to what `upstream` makes.
