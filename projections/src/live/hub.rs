@@ -17,12 +17,11 @@ use tokio::sync::Notify;
 use super::audience::{Audience, Member};
 use super::config::LiveSettings;
 use super::end::End;
-use super::event::LogEvent;
+use super::event::{Frame, LogEvent};
 use super::filter::Filter;
 use super::mailbox::Mailbox;
 use super::position::Position;
 use super::ring::Ring;
-use crate::live::event::Frame;
 use crate::metrics;
 
 /// Hands events to readers.

@@ -1,7 +1,7 @@
 //! Readers that come and go between processes that are not equally far; and credentials that end.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use axum::http::{HeaderMap, header};
@@ -51,11 +51,14 @@ struct Process {
 impl Process {
     fn new(settings: LiveSettings, access: Access) -> Self {
         // Everything is in memory, so that no core is asked.
-        let token = InternalToken::of(&AccessConfig::default());
-        let core = CoreLog::new("http://127.0.0.1:9", &token).unwrap();
+        static CORE: LazyLock<CoreLog> = LazyLock::new(|| {
+            runtime::telemetry::install_tls();
+            let token = InternalToken::of(&AccessConfig::default());
+            CoreLog::new("http://127.0.0.1:9", &token).unwrap()
+        });
         let shared = Shared {
             hub: Arc::new(Hub::new(settings.clone())),
-            core,
+            core: CORE.clone(),
             access,
             settings,
             stopping: CancellationToken::new(),

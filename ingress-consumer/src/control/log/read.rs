@@ -55,7 +55,11 @@ pub async fn read(
     let mut wait = api.watch.begin();
     let mut head = of_shard(&api, shard).await?;
     if head.last <= asked.after && !asked.wait.is_zero() {
-        wait.until_behind(shard, asked.after, asked.wait).await;
+        let waited = wait.until_behind(shard, asked.after, asked.wait).await;
+        waited.map_err(|_| {
+            let detail = "the core stops; ask again, and another core answers or the next one";
+            Problem::new(StatusCode::SERVICE_UNAVAILABLE, "stopping", detail)
+        })?;
         head = of_shard(&api, shard).await?;
     }
     if asked.after.saturating_add(1) < head.first {

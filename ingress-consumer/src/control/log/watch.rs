@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use runtime::Context;
-use runtime::backoff::Backoff;
+use runtime::backoff::{Backoff, Stopped};
 use runtime::telemetry::chain;
 use sqlx::PgPool;
 use sqlx::postgres::{PgListener, PgPoolOptions};
@@ -70,14 +70,18 @@ impl LogWatch {
 
 impl Wait {
     /// Returns once `shard` has an event behind `after`, as far as is known; at the latest after `limit`,
-    /// or when the service is to stop.
-    pub(super) async fn until_behind(&mut self, shard: u32, after: u64, limit: Duration) {
+    /// or when the service is to stop, which is an error.
+    pub(super) async fn until_behind(
+        &mut self,
+        shard: u32,
+        after: u64,
+        limit: Duration,
+    ) -> Result<(), Stopped> {
         let is_there = |heads: &BTreeMap<u32, u64>| heads.get(&shard).is_some_and(|h| *h > after);
         let moved = tokio::time::timeout(limit, self.heads.wait_for(is_there));
-        let _: Option<_> = self
-            .stopping
-            .run_until_cancelled(async { moved.await.is_ok() })
-            .await;
+        let waited = self.stopping.run_until_cancelled(moved).await;
+        // Whether it moved or the time is over, the reader looks for itself.
+        waited.map(drop).ok_or(Stopped)
     }
 }
 
