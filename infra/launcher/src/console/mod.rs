@@ -56,6 +56,7 @@ const ASSETS: &[Asset] = &assets! {
     "signin.js": SCRIPT,
     "sse.js": SCRIPT,
     "store.js": SCRIPT,
+    "strip.js": SCRIPT,
     "theme.js": SCRIPT,
     "vehicle.js": SCRIPT,
     "vehicles.js": SCRIPT,

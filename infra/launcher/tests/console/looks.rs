@@ -152,10 +152,19 @@ async fn what_a_screen_reader_is_told_has_names_and_an_order() {
                 serde_json::json!([]),
                 "{name}, {scheme:?}: too little contrast"
             );
+            if let Some(rules) = std::env::var_os("HEADRACE_TEST_AXE") {
+                let rules = std::fs::read_to_string(rules).unwrap();
+                driven.evaluate(&rules).await;
+                let found = driven.evaluate(VIOLATIONS).await;
+                assert_eq!(found, serde_json::json!([]), "{name}, {scheme:?}");
+            }
         }
     }
     driven.close(&[]).await;
 }
+
+/// What axe-core finds wrong.
+const VIOLATIONS: &str = "axe.run().then((found) => found.violations.map(({ id, nodes }) => [id, nodes.map((node) => node.html)]))";
 
 /// Texts whose contrast with what is behind them is below 4.5 to 1 (WCAG 2.2, 1.4.3).
 const FAINT: &str = r"(() => {

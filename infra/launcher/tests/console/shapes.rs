@@ -9,7 +9,7 @@ pub fn pipeline() -> Value {
     json!({
         "ingress": {"partitions": [partition(0, 12), partition(1, 0), partition(2, 48), partition(3, 3)], "messages": 63},
         "relay": [shard(0, 0), shard(1, 4), shard(2, 0), shard(3, 0)],
-        "subscribers": [subscriber("health-projection", 2), subscriber("snapshot-projection", 0)],
+        "subscribers": [subscriber("health", 2), subscriber("snapshot", 0)],
         "publishers": [{"instance": "host-5207", "streams": 1, "seen_at": "2026-11-28T10:00:00Z", "draining": false,
             "backpressure": [{"reason": "window_full", "streams": 1}]}],
         "parked": [{"reason": "unknown_label", "frames": 3}],

@@ -36,6 +36,8 @@ export function mark(node) {
   // Read so that the animation begins anew.
   void node.offsetWidth;
   node.classList.add("changed");
+  // A row that is put elsewhere would be marked anew.
+  node.addEventListener("animationend", () => node.classList.remove("changed"), { once: true });
 }
 
 /** A table: `columns` are names or `{name, number}`; each row is a list of text or nodes. */
@@ -46,7 +48,7 @@ export function table(caption, columns, rows, empty) {
   const body = rows.length
     ? rows.map((row) => el("tr", null, row.map(cell)))
     : [el("tr", null, el("td", { colspan: heads.length, class: "empty" }, empty ?? "Nothing."))];
-  return el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": caption },
+  return el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": `Table: ${caption}` },
     el("table", null,
       el("caption", { class: "unseen" }, caption),
       el("thead", null, el("tr", null, heads.map((head) => el("th", { scope: "col", class: head.number ? "number" : null }, head.name)))),

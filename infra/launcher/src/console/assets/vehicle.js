@@ -5,6 +5,7 @@ import { card, el, mark, table, write } from "./dom.js";
 import { duration, moment, number, reading, signalName, span, word } from "./format.js";
 import { badge } from "./marks.js";
 import { repeat } from "./repeat.js";
+import { strip } from "./strip.js";
 
 /** How often what no event tells of is asked for. */
 const ASK = 10_000;
@@ -24,7 +25,7 @@ export function vehicle(app, id) {
   const signals = signalTable(store, id);
   const lists = [
     list("Freshness, as it was", () => session.api.get(`${base}/health/history`, { limit: LISTED }, stopped.signal), freshnessRows,
-      ["When", "Status", "Before", "Why", "Last heard"], "No change has been found yet."),
+      ["When", "Status", "Before", "Why", "Last heard"], "No change has been found yet.", (items) => strip(items, store.now())),
     list("Latest verdicts", () => session.api.get(`${base}/verdicts`, null, stopped.signal), verdictRows,
       ["Decided", "Signal", "Verdict", "Value", "Observed", "Provider", "Against"], "Nothing has been decided yet."),
     list("Latest events", () => session.api.get(`${base}/events`, { limit: LISTED }, stopped.signal), eventRows,
@@ -138,7 +139,7 @@ function signalTable(store, id) {
 
   const note = el("p", { class: "hint", hidden: true }, "Clock ahead: the vehicle’s clock was ahead of Headrace’s, so the time is when the value was received.");
   return {
-    element: el("div", null, el("div", { class: "scroll", role: "region", tabindex: "0", "aria-label": "Signals" },
+    element: el("div", null, el("div", { class: "scroll", role: "region", tabindex: "0", "aria-label": "Table: Signals" },
       el("table", { class: "signals" }, el("caption", { class: "unseen" }, "Signals"),
         el("thead", null, el("tr", null, ["Signal", "Value", "Observed", "Provider", "Remark"].map((name, index) => el("th", { scope: "col", class: index === 1 || index === 2 ? "number" : null }, name)))), body)), note),
     update() {
@@ -160,7 +161,7 @@ function signalTable(store, id) {
 }
 
 /** A part of the page that asks for itself and fails by itself. */
-function list(title, get, rowsOf, columns, empty) {
+function list(title, get, rowsOf, columns, empty, above) {
   const content = el("div", null, el("p", { class: "hint" }, "Loading …"));
   let shown = null;
   return {
@@ -171,7 +172,7 @@ function list(title, get, rowsOf, columns, empty) {
         const text = JSON.stringify(items);
         if (text === shown) return;
         shown = text;
-        content.replaceChildren(table(title, columns, rowsOf(items), empty));
+        content.replaceChildren(...[above?.(items), table(title, columns, rowsOf(items), empty)].filter(Boolean));
       } catch (error) {
         if (error.name === "AbortError") return;
         shown = null;

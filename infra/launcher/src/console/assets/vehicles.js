@@ -211,7 +211,7 @@ export function vehicles(app, stopped, filtered) {
         el("div", { class: "field" }, el("label", { for: "search" }, "Search"), search),
         el("div", { class: "field" }, el("label", { for: "freshness" }, "Status"), pick))),
     told,
-    el("div", { class: "scroll", role: "region", tabindex: "0", "aria-labelledby": "vehicles-title" },
+    el("div", { class: "scroll", role: "region", tabindex: "0", "aria-label": "Table of vehicles" },
       el("table", { class: "vehicles" }, el("caption", { class: "unseen" }, `Vehicles of workspace ${session.workspace}`), el("thead", null, el("tr", null, heads)), body)),
     el("nav", { class: "pager", "aria-label": "Pages of vehicles" }, before, where, next));
   showSort();
