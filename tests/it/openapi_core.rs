@@ -257,244 +257,61 @@ async fn subscribers(core: &Described, world: &World) {
         .await;
 }
 
+/// Operation, path, and the status and problem that it is refused with; `{long}` is longer than any id.
+const REFUSED: &str = "
+    listConnections /v1/workspaces/w/connections?limit=0 400 invalid-limit
+    listConnections /v1/workspaces/w/connections?limit=-1 400 invalid-limit
+    listConnections /v1/workspaces/w/connections?limit=99999999999999999999 400 invalid-query
+    listConnections /v1/workspaces/w/connections?after=x 400 invalid-query
+    listConnections /v1/workspaces/w/connections?colour=blue 400 invalid-query
+    listConnections /v1/workspaces/W/connections 400 invalid-workspace
+    listConnections /v1/workspaces/w%00/connections 400 invalid-workspace
+    showConnection /v1/workspaces/w/connections/x 400 invalid-path
+    showConnection /v1/workspaces/w/connections/01890a5d-ac96-774b-bcce-b302099a8001 404 connection-not-found
+    removeConnection /v1/workspaces/w/connections/01890a5d-ac96-774b-bcce-b302099a8001 404 connection-not-found
+    pollConnection /v1/workspaces/w/connections/01890a5d-ac96-774b-bcce-b302099a8001/poll 404 connection-not-found
+    listPolls /v1/workspaces/w/polls?limit=1001 400 invalid-limit
+    listStreams /v1/workspaces/w/streams?after= 400 invalid-query
+    listVerdicts /v1/workspaces/w/vehicles/%00/verdicts 400 invalid-vehicle
+    listVerdicts /v1/workspaces/w/vehicles/{long}/verdicts 400 invalid-vehicle
+    listVerdicts /v1/workspaces/w/vehicles/nobody/verdicts 404 vehicle-not-found
+    listParked /v1/workspaces/w/parked?after=-1 400 invalid-query
+    listParked /v1/workspaces/w/parked?after=99999999999999999999 400 invalid-query
+    listParked /v1/workspaces/w/parked?reason=a%00 400 invalid-query
+    listParked /v1/workspaces/w/parked?provider=A 400 invalid-query
+    listParked /v1/workspaces/w/parked?connection=%00 400 invalid-query
+    listParked /v1/workspaces/w/parked?from=yesterday 400 invalid-query
+    listParked /v1/workspaces/w/parked?from=%2B300000-01-01T00:00:00Z 400 invalid-query
+    listParked /v1/workspaces/w/parked?to=-9999-01-01T00:00:00Z 400 invalid-query
+    showParked /v1/workspaces/w/parked/x 400 invalid-path
+    showParked /v1/workspaces/w/parked/-1 404 parked-frame-not-found
+    showParked /v1/workspaces/w/parked/99999999999999999999 400 invalid-path
+    listDeadEvents /v1/workspaces/w/dead-events?after=1 400 invalid-event-id
+    listDeadEvents /v1/workspaces/w/dead-events?after=1:99999999999999999999 400 invalid-event-id
+    showDeadEvent /v1/workspaces/w/dead-events/%2B1:1 400 invalid-event-id
+    showDeadEvent /v1/workspaces/w/dead-events/1:1 404 dead-event-not-found
+    listDeadLetters /v1/dead-letters?workspace=%00 400 invalid-query
+    listDeadLetters /v1/dead-letters?replayed=maybe 400 invalid-query
+    showDeadLetter /v1/dead-letters/-1 404 dead-letter-not-found
+    showDeadLetter /v1/dead-letters/99999999999999999999 400 invalid-path
+    reconcile /v1/reconcile?workspace=W 400 invalid-query
+    resetSubscriber /v1/subscribers/%00/reset 400 invalid-subscriber
+    forgetSubscriber /v1/subscribers/%00 400 invalid-subscriber
+    forgetSubscriber /v1/subscribers/nobody 404 subscriber-not-found
+";
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_schemas_do_not_allow_is_refused_with_a_problem() {
     let (world, core) = world(Options::core_only()).await;
-    let w = "/v1/workspaces/w";
-    let far = "99999999999999999999";
-    for (operation, path, status, name) in [
-        (
-            "listConnections",
-            format!("{w}/connections?limit=0"),
-            400,
-            "invalid-limit",
-        ),
-        (
-            "listConnections",
-            format!("{w}/connections?limit=-1"),
-            400,
-            "invalid-limit",
-        ),
-        (
-            "listConnections",
-            format!("{w}/connections?limit={far}"),
-            400,
-            "invalid-query",
-        ),
-        (
-            "listConnections",
-            format!("{w}/connections?after=x"),
-            400,
-            "invalid-query",
-        ),
-        (
-            "listConnections",
-            format!("{w}/connections?colour=blue"),
-            400,
-            "invalid-query",
-        ),
-        (
-            "listConnections",
-            "/v1/workspaces/W/connections".to_owned(),
-            400,
-            "invalid-workspace",
-        ),
-        (
-            "listConnections",
-            "/v1/workspaces/w%00/connections".to_owned(),
-            400,
-            "invalid-workspace",
-        ),
-        (
-            "showConnection",
-            format!("{w}/connections/x"),
-            400,
-            "invalid-path",
-        ),
-        (
-            "showConnection",
-            format!("{w}/connections/{NOBODY}"),
-            404,
-            "connection-not-found",
-        ),
-        (
-            "removeConnection",
-            format!("{w}/connections/{NOBODY}"),
-            404,
-            "connection-not-found",
-        ),
-        (
-            "pollConnection",
-            format!("{w}/connections/{NOBODY}/poll"),
-            404,
-            "connection-not-found",
-        ),
-        (
-            "listPolls",
-            format!("{w}/polls?limit=1001"),
-            400,
-            "invalid-limit",
-        ),
-        (
-            "listStreams",
-            format!("{w}/streams?after="),
-            400,
-            "invalid-query",
-        ),
-        (
-            "listVerdicts",
-            format!("{w}/vehicles/%00/verdicts"),
-            400,
-            "invalid-vehicle",
-        ),
-        (
-            "listVerdicts",
-            format!("{w}/vehicles/{}/verdicts", "x".repeat(129)),
-            400,
-            "invalid-vehicle",
-        ),
-        (
-            "listVerdicts",
-            format!("{w}/vehicles/nobody/verdicts"),
-            404,
-            "vehicle-not-found",
-        ),
-        (
-            "listParked",
-            format!("{w}/parked?after=-1"),
-            400,
-            "invalid-query",
-        ),
-        (
-            "listParked",
-            format!("{w}/parked?after={far}"),
-            400,
-            "invalid-query",
-        ),
-        (
-            "listParked",
-            format!("{w}/parked?reason=a%00"),
-            400,
-            "invalid-query",
-        ),
-        (
-            "listParked",
-            format!("{w}/parked?provider=A"),
-            400,
-            "invalid-query",
-        ),
-        (
-            "listParked",
-            format!("{w}/parked?connection=%00"),
-            400,
-            "invalid-query",
-        ),
-        (
-            "listParked",
-            format!("{w}/parked?from=yesterday"),
-            400,
-            "invalid-query",
-        ),
-        (
-            "listParked",
-            format!("{w}/parked?from=%2B300000-01-01T00:00:00Z"),
-            400,
-            "invalid-query",
-        ),
-        (
-            "listParked",
-            format!("{w}/parked?to=-9999-01-01T00:00:00Z"),
-            400,
-            "invalid-query",
-        ),
-        ("showParked", format!("{w}/parked/x"), 400, "invalid-path"),
-        (
-            "showParked",
-            format!("{w}/parked/-1"),
-            404,
-            "parked-frame-not-found",
-        ),
-        (
-            "showParked",
-            format!("{w}/parked/{far}"),
-            400,
-            "invalid-path",
-        ),
-        (
-            "listDeadEvents",
-            format!("{w}/dead-events?after=1"),
-            400,
-            "invalid-event-id",
-        ),
-        (
-            "listDeadEvents",
-            format!("{w}/dead-events?after=1:{far}"),
-            400,
-            "invalid-event-id",
-        ),
-        (
-            "showDeadEvent",
-            format!("{w}/dead-events/%2B1:1"),
-            400,
-            "invalid-event-id",
-        ),
-        (
-            "showDeadEvent",
-            format!("{w}/dead-events/1:1"),
-            404,
-            "dead-event-not-found",
-        ),
-        (
-            "listDeadLetters",
-            "/v1/dead-letters?workspace=%00".to_owned(),
-            400,
-            "invalid-query",
-        ),
-        (
-            "listDeadLetters",
-            "/v1/dead-letters?replayed=maybe".to_owned(),
-            400,
-            "invalid-query",
-        ),
-        (
-            "showDeadLetter",
-            "/v1/dead-letters/-1".to_owned(),
-            404,
-            "dead-letter-not-found",
-        ),
-        (
-            "showDeadLetter",
-            format!("/v1/dead-letters/{far}"),
-            400,
-            "invalid-path",
-        ),
-        (
-            "reconcile",
-            "/v1/reconcile?workspace=W".to_owned(),
-            400,
-            "invalid-query",
-        ),
-        (
-            "resetSubscriber",
-            "/v1/subscribers/%00/reset".to_owned(),
-            400,
-            "invalid-subscriber",
-        ),
-        (
-            "forgetSubscriber",
-            "/v1/subscribers/%00".to_owned(),
-            400,
-            "invalid-subscriber",
-        ),
-        (
-            "forgetSubscriber",
-            "/v1/subscribers/nobody".to_owned(),
-            404,
-            "subscriber-not-found",
-        ),
-    ] {
-        core.refuses(&world, get(operation, path), status, name)
-            .await;
+    let long = "x".repeat(129);
+    for line in REFUSED.lines().filter(|line| !line.is_empty()) {
+        let parts: Vec<_> = line.split_whitespace().collect();
+        let [operation, path, status, name] = parts.as_slice() else {
+            panic!("{line:?} has not four parts");
+        };
+        let asked = get(operation, path.replace("{long}", &long));
+        let status = status.parse().unwrap();
+        core.refuses(&world, asked, status, name).await;
     }
     world.stop().await;
 }
@@ -594,6 +411,11 @@ async fn a_body_that_its_schema_does_not_allow_is_refused_with_a_problem() {
         let asked = order(operation, format!("{w}/{path}"), body);
         core.refuses(&world, asked, status, name).await;
     }
+    frames_that_are_none(&core, &world).await;
+    world.stop().await;
+}
+
+async fn frames_that_are_none(core: &Described, world: &World) {
     let frame = |frame: Value| json!({"workspace": "w", "connection": NOBODY, "frames": [frame]});
     for body in [
         json!([]),
@@ -606,14 +428,13 @@ async fn a_body_that_its_schema_does_not_allow_is_refused_with_a_problem() {
         frame(json!({"body": "x", "received_at": "1999-01-01T00:00:00Z"})),
     ] {
         let asked = order("ingestFrames", "/v1/provider-ingest", body);
-        core.refuses(&world, asked, 400, "invalid-body").await;
+        core.refuses(world, asked, 400, "invalid-body").await;
     }
     let asked = order(
         "ingestFrames",
         "/v1/provider-ingest",
         frame(json!({"body": "x"})),
     );
-    core.refuses(&world, asked, 404, "connection-not-found")
+    core.refuses(world, asked, 404, "connection-not-found")
         .await;
-    world.stop().await;
 }
