@@ -15,6 +15,7 @@ mod ingest;
 mod log_upkeep;
 mod management;
 mod openapi_core;
+mod openapi_refusals;
 mod ownership;
 mod parked;
 mod poison;
