@@ -22,6 +22,7 @@ mod log_readers;
 mod log_upkeep;
 mod management;
 mod openapi_core;
+mod openapi_refusals;
 mod ownership;
 mod parked;
 mod poison;
