@@ -4,6 +4,9 @@
 //! read anew for every use, so a credential can be renewed without a restart. Errors name the
 //! reference, never the secret.
 
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::{PoisonError, RwLock};
 use std::time::Duration;
 
 use axum::http::HeaderValue;
@@ -19,6 +22,9 @@ const LARGEST_FILE: u64 = 64 * 1024;
 const OWN_VARIABLES: [&str; 2] = ["DATABASE_URL", "AMQP_URL"];
 /// What the names of the services' own other variables start with.
 const OWN_PREFIXES: [&str; 3] = ["PG", "HEADRACE_", "OTEL_"];
+
+/// Files that hold the services' own secrets.
+static OWN_FILES: RwLock<BTreeSet<PathBuf>> = RwLock::new(BTreeSet::new());
 
 /// Why a reference leads to no credential.
 #[derive(Debug, thiserror::Error)]
@@ -48,6 +54,9 @@ pub enum CredentialError {
         /// What is wrong with it.
         source: std::io::Error,
     },
+    /// Whoever adds a connection chooses where its credential is sent.
+    #[error("credential file:{0} is one of the services' own secrets; name another file")]
+    OwnFile(String),
     /// It is no file that a credential is kept in.
     #[error(
         "credential file:{0} is not usable; it must be a regular file of at most 64 KiB, outside \
@@ -60,6 +69,28 @@ pub enum CredentialError {
     /// It has characters that a header must not have.
     #[error("credential {0} has characters that an HTTP header cannot hold")]
     NoHeader(String),
+}
+
+/// The file at `path` holds a secret of this process's own, and is nobody's credential.
+pub(crate) fn keep(path: &Path) {
+    let mut own = OWN_FILES.write().unwrap_or_else(PoisonError::into_inner);
+    own.insert(path.to_owned());
+}
+
+fn own_files() -> BTreeSet<PathBuf> {
+    let own = OWN_FILES.read().unwrap_or_else(PoisonError::into_inner);
+    own.clone()
+}
+
+/// Whether a file is one of our own, which may have been replaced since it was configured.
+async fn is_own(real: &Path) -> bool {
+    for path in own_files() {
+        let found = tokio::fs::canonicalize(&path).await;
+        if found.is_ok_and(|own| own == real) {
+            return true;
+        }
+    }
+    false
 }
 
 /// Whether `reference` is one that a connection may have, wherever it leads.
@@ -115,6 +146,9 @@ async fn file(path: &str) -> Result<String, CredentialError> {
     };
     let unusable = || CredentialError::NoCredentialFile(path.to_owned());
     let real = tokio::fs::canonicalize(path).await.map_err(failed)?;
+    if is_own(&real).await {
+        return Err(CredentialError::OwnFile(path.to_owned()));
+    }
     let metadata = tokio::fs::metadata(&real).await.map_err(failed)?;
     // A process's own environment is a regular file as well.
     let special = ["/proc", "/sys", "/dev"];
@@ -194,6 +228,28 @@ mod tests {
             assert!(refused.contains("services' own"), "{refused}");
         }
         assert!(check("env:RFMS_TOKEN").is_ok());
+    }
+
+    #[tokio::test]
+    async fn the_services_own_files_are_no_credentials_by_any_name() {
+        let directory = tempfile::tempdir().unwrap();
+        let own = directory.path().join("own");
+        let linked = directory.path().join("linked");
+        std::fs::write(&own, "hush").unwrap();
+        std::os::unix::fs::symlink(&own, &linked).unwrap();
+        keep(&linked);
+        for path in [&own, &linked, &directory.path().join("../..").join(&own)] {
+            let refused = error(&format!("file:{}", path.display())).await;
+            assert!(refused.contains("services' own"), "{refused}");
+        }
+        // It is the name that was configured that counts, wherever it leads by now.
+        let newer = directory.path().join("newer");
+        std::fs::write(&newer, "hush").unwrap();
+        std::fs::remove_file(&linked).unwrap();
+        std::os::unix::fs::symlink(&newer, &linked).unwrap();
+        let refused = error(&format!("file:{}", newer.display())).await;
+        assert!(refused.contains("services' own"), "{refused}");
+        assert!(resolve(&format!("file:{}", own.display())).await.is_ok());
     }
 
     #[tokio::test]

@@ -38,7 +38,7 @@ use std::sync::Arc;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use clap::Subcommand;
-use runtime::access::{Access, InternalToken, NoKeys};
+use runtime::access::{Access, InternalToken};
 use runtime::amqp::Link;
 use runtime::db::{self, Migrations};
 use runtime::{Context, clock, http, service};
@@ -137,7 +137,7 @@ pub async fn start(context: Context, config: HealthConfig) -> anyhow::Result<Sta
     let tables = context.readiness().add("tables");
     let link = Link::open(&context, &config.amqp, topology::events());
     let health = Health::new(pool, &config);
-    let access = Access::new(&config.access, Arc::new(NoKeys));
+    let access = Access::with_core(&config.access, &config.core.url)?;
     let routes = api::routes(&health).into();
     let http = http::serve(&context, &config.http, &access, routes).await?;
     let worker = context.clone();

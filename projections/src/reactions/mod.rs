@@ -34,7 +34,7 @@ mod webhooks;
 
 use std::sync::Arc;
 
-use runtime::access::{Access, CoreAudit, InternalToken, NoKeys, audited};
+use runtime::access::{Access, CoreAudit, InternalToken, audited};
 use runtime::amqp::Link;
 use runtime::db::{self, Migrations};
 use runtime::{Context, http, outbound};
@@ -78,7 +78,7 @@ pub async fn start(context: Context, config: ReactionsConfig) -> anyhow::Result<
     let routes = endpoint_api::routes(source.clone())
         .merge(secret_api::routes(source.clone()))
         .merge(delivery_api::routes(source));
-    let access = Access::new(&config.access, Arc::new(NoKeys));
+    let access = Access::with_core(&config.access, &config.core.url)?;
     let audit = CoreAudit::new(&config.core.url, &InternalToken::of(&config.access))?;
     let routes = audited(routes.into(), Arc::new(audit))?;
     let http = http::serve(&context, &config.http, &access, routes).await?;

@@ -11,10 +11,9 @@ mod store;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use clap::Subcommand;
-use runtime::access::{Access, InternalToken, NoKeys};
+use runtime::access::{Access, InternalToken};
 use runtime::amqp::Link;
 use runtime::db::{self, Migrations};
 use runtime::{Context, http, service};
@@ -84,7 +83,7 @@ pub async fn start(context: Context, config: SnapshotConfig) -> anyhow::Result<S
     let schema = context.readiness().add("schema");
     let tables = context.readiness().add("tables");
     let link = Link::open(&context, &config.amqp, topology::events());
-    let access = Access::new(&config.access, Arc::new(NoKeys));
+    let access = Access::with_core(&config.access, &config.core.url)?;
     let routes = api::routes(pool.clone()).into();
     let http = http::serve(&context, &config.http, &access, routes).await?;
     let worker = context.clone();

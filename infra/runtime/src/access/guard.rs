@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use axum::extract::{MatchedPath, RawPathParams, Request, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::HeaderMap;
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
-use super::{Access, Principal, Rule, Rules, Scope, forbidden, unauthorized};
-use crate::http::Problem;
+use super::credential::credential;
+use super::metrics::{self, Outcome};
+use super::{Access, Principal, Refusal, Rule, Rules, Scope};
 
 /// What guards a service's routes.
 #[derive(Clone)]
@@ -30,74 +31,117 @@ pub(crate) async fn guard(
         .find(|(name, _)| *name == "workspace")
         .map(|(_, value)| value);
     let rule = guarded.rules.find(path.as_str(), request.method());
-    match admit(&guarded.access, rule, request.headers(), workspace).await {
+    let identified = identify(&guarded.access, rule, request.headers()).await;
+    let kind = identified.as_ref().ok().map(|principal| principal.kind);
+    let admitted = identified.and_then(|principal| {
+        guarded.access.count(&principal)?;
+        allow(&principal, rule, workspace)?;
+        Ok(principal)
+    });
+    let outcome = admitted
+        .as_ref()
+        .map_or_else(|refusal| refusal.outcome, |_| Outcome::Allowed);
+    metrics::request(outcome, kind);
+    match admitted {
         Ok(principal) => {
+            tracing::debug!(
+                principal = %principal.name.escape_debug(),
+                method = %request.method(),
+                path = path.as_str(),
+                "a request is let through"
+            );
             request.extensions_mut().insert(principal);
             next.run(request).await
         }
-        Err(problem) => problem.into_response(),
+        Err(refusal) => {
+            tracing::debug!(
+                method = %request.method(),
+                path = path.as_str(),
+                status = refusal.problem.status,
+                reason = refusal.problem.detail,
+                "a request is turned away"
+            );
+            refusal.into_response()
+        }
     }
 }
 
-async fn admit(
-    access: &Access,
-    rule: Rule,
-    headers: &HeaderMap,
-    workspace: Option<&str>,
-) -> Result<Principal, Problem> {
+async fn identify(access: &Access, rule: Rule, headers: &HeaderMap) -> Result<Principal, Refusal> {
     if rule == Rule::NotAllowed {
-        let detail = "this path does not take this method";
-        let status = StatusCode::METHOD_NOT_ALLOWED;
-        return Err(Problem::new(status, "method-not-allowed", detail));
+        return Err(Refusal::not_allowed());
     }
-    let credential = credential(headers)?;
-    let principal = access.principal(credential).await?;
-    allow(&principal, rule, workspace)?;
-    Ok(principal)
-}
-
-/// The credential that a request carries: as a bearer token, or as an API key.
-fn credential(headers: &HeaderMap) -> Result<&str, Problem> {
-    if let Some(key) = headers.get("x-api-key") {
-        let key = key.to_str().ok().map(str::trim);
-        return key.ok_or_else(|| unauthorized("X-API-Key is no text"));
-    }
-    let Some(value) = headers.get(header::AUTHORIZATION) else {
-        return Err(unauthorized(
-            "send an API key or a token as `Authorization: Bearer …`",
-        ));
-    };
-    let value = value.to_str().unwrap_or_default();
-    let bearer = value
-        .split_once(' ')
-        .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
-    let credential = bearer.map(|(_, credential)| credential.trim());
-    credential.ok_or_else(|| unauthorized("Authorization is no `Bearer …`"))
+    access.principal(credential(headers)?).await
 }
 
 /// Whether `principal` may use a route with `rule`, in `workspace` if its path names one. What is in a
 /// workspace that they do not reach, and whether it exists, the refusal does not tell.
-fn allow(principal: &Principal, rule: Rule, workspace: Option<&str>) -> Result<(), Problem> {
+fn allow(principal: &Principal, rule: Rule, workspace: Option<&str>) -> Result<(), Refusal> {
     let scope = match rule {
         Rule::Scope(scope) => scope,
         Rule::Anyone => return Ok(()),
         Rule::Internal if *principal == Principal::internal() => return Ok(()),
         Rule::Internal | Rule::NotAllowed => {
             let detail = "this is for the services among themselves";
-            return Err(forbidden("internal-only", detail));
+            return Err(Refusal::forbidden("internal-only", detail));
         }
     };
     if let Some(workspace) = workspace.filter(|workspace| !principal.reaches(workspace)) {
         let detail = format!("this credential does not reach the workspace {workspace:?}");
-        return Err(forbidden("workspace-forbidden", detail));
+        return Err(Refusal::forbidden("workspace-forbidden", detail));
     }
     require(principal, scope)
 }
 
-fn require(principal: &Principal, scope: Scope) -> Result<(), Problem> {
+fn require(principal: &Principal, scope: Scope) -> Result<(), Refusal> {
     if principal.has(scope) {
         return Ok(());
     }
     let detail = format!("this needs the scope `{scope}`, which the credential does not have");
-    Err(forbidden("scope-missing", detail))
+    Err(Refusal::forbidden("scope-missing", detail))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Kind, Workspaces};
+    use super::*;
+
+    #[test]
+    fn a_route_takes_who_reaches_its_workspace_and_has_its_scope() {
+        let reader = Principal {
+            name: "key:1".to_owned(),
+            kind: Kind::ApiKey,
+            workspaces: Workspaces::Of(["ours".to_owned()].into()),
+            scopes: [Scope::Read].into(),
+        };
+        let kind = |rule, workspace| {
+            let refused = allow(&reader, rule, workspace).err();
+            refused.map(|refusal| refusal.problem.kind.replace("urn:headrace:problem:", ""))
+        };
+        assert_eq!(kind(Rule::Scope(Scope::Read), Some("ours")), None);
+        assert_eq!(kind(Rule::Anyone, None), None);
+        for (rule, workspace, name) in [
+            (
+                Rule::Scope(Scope::Read),
+                Some("theirs"),
+                "workspace-forbidden",
+            ),
+            (
+                Rule::Scope(Scope::Manage),
+                Some("theirs"),
+                "workspace-forbidden",
+            ),
+            (Rule::Scope(Scope::Manage), Some("ours"), "scope-missing"),
+            (Rule::Scope(Scope::Operate), None, "scope-missing"),
+            (Rule::Internal, None, "internal-only"),
+        ] {
+            assert_eq!(kind(rule, workspace).as_deref(), Some(name));
+        }
+        assert!(allow(&Principal::internal(), Rule::Internal, None).is_ok());
+        // A name alone makes nobody internal.
+        let named = Principal {
+            name: "internal".to_owned(),
+            ..reader
+        };
+        assert!(allow(&named, Rule::Internal, None).is_err());
+    }
 }

@@ -83,7 +83,7 @@ impl FromStr for ApiKey {
 }
 
 /// What `POST /internal/v1/api-keys/check` is asked.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct KeyCheck {
     /// The key's id.

@@ -90,6 +90,18 @@ pub enum Kind {
     Token,
 }
 
+impl Kind {
+    /// The kind's name, in metrics and answers.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Internal => "internal",
+            Self::ApiKey => "api_key",
+            Self::Token => "token",
+        }
+    }
+}
+
 /// Who asks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Principal {

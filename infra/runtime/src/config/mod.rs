@@ -18,6 +18,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use crate::credential;
+
 pub use parts::{AmqpConfig, BatchLimit, DatabaseConfig, HttpConfig};
 pub use secret::{Secret, SecretUrl};
 
@@ -35,7 +37,12 @@ pub trait Config: Default + Serialize + DeserializeOwned + Send + 'static {
 /// Variables that everybody knows by another name than ours.
 const ALIASES: [(&str, &str); 2] = [("DATABASE_URL", "database.url"), ("AMQP_URL", "amqp.url")];
 /// Keys that may come from a file named by the key with `_file` behind it.
-const SECRETS: [&str; 3] = ["database.url", "amqp.url", "access.internal_token"];
+const SECRETS: [&str; 4] = [
+    "database.url",
+    "amqp.url",
+    "access.internal_token",
+    "access.second_internal_token",
+];
 
 /// One thing wrong with a configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -122,7 +129,21 @@ pub fn load<C: Config>(file: Option<&Path>) -> Result<C, Problems> {
             figment = figment.merge(alias(variable, key));
         }
     }
+    for key in SECRETS {
+        // Such as digits only: read as a number, they would lose zeros or be refused.
+        if let Ok(text) = std::env::var(variable(key))
+            && !reads_as_text(&text)
+        {
+            figment = figment.merge((key, text));
+        }
+    }
     build(figment)
+}
+
+/// Whether a value in the environment is text by itself, and not a number, a list or the like.
+fn reads_as_text(value: &str) -> bool {
+    let read = value.parse::<Setting>();
+    read.is_ok_and(|read| matches!(read, Setting::String(..)))
 }
 
 /// Makes a configuration of the defaults and `settings`: keys such as `amqp.prefetch`, each with its
@@ -132,10 +153,13 @@ pub fn load_from<C: Config>(
 ) -> Result<C, Problems> {
     let mut figment = Figment::from(Serialized::defaults(C::default()));
     for (key, value) in settings {
-        // What does not read as a value is text, as in the environment.
-        let value = value
-            .parse::<Setting>()
-            .unwrap_or_else(|_| value.clone().into());
+        // What does not read as a value is text, as in the environment; so is a secret.
+        let read = if SECRETS.contains(&&*key) && !reads_as_text(&value) {
+            Err(())
+        } else {
+            value.parse::<Setting>().map_err(drop)
+        };
+        let value = read.unwrap_or_else(|()| value.into());
         figment = figment.merge((key, value));
     }
     build(figment)
@@ -148,6 +172,7 @@ pub fn build<C: Config>(mut figment: Figment) -> Result<C, Problems> {
         let Ok(path) = figment.extract_inner::<std::path::PathBuf>(&format!("{key}_file")) else {
             continue;
         };
+        credential::keep(&path);
         match std::fs::read_to_string(&path) {
             Ok(text) => figment = figment.merge((key, text.trim().to_owned())),
             Err(error) => problems.add(
@@ -190,7 +215,7 @@ fn problem(error: &figment::Error) -> Problem {
     };
     let secret = SECRETS.contains(&key.as_str());
     let message = if secret {
-        "is not valid; see the documentation".to_owned()
+        "is no text; in a file, write it in quotes".to_owned()
     } else {
         error.kind.to_string()
     };

@@ -2,6 +2,7 @@ use figment::Jail;
 use serde::Deserialize;
 
 use super::*;
+use crate::access::AccessConfig;
 
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -21,6 +22,18 @@ impl Config for Example {
 #[serde(deny_unknown_fields)]
 struct Stateless {
     amqp: AmqpConfig,
+}
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Guarded {
+    access: AccessConfig,
+}
+
+impl Config for Guarded {
+    fn validate(&self, problems: &mut Problems) {
+        self.access.validate(problems);
+    }
 }
 
 impl Config for Stateless {
@@ -117,6 +130,40 @@ fn a_secret_comes_from_a_file_and_is_not_printed() {
         let text = load::<Example>(None).unwrap_err().to_string();
         assert!(
             text.contains("database.url_file") && text.contains("missing"),
+            "{text}"
+        );
+    });
+}
+
+#[test]
+fn a_secret_is_text_whatever_it_looks_like() {
+    let name = "HEADRACE_ACCESS__INTERNAL_TOKEN";
+    for token in [
+        "123456789012345678",
+        "000123456789012345",
+        "[12345678901234567]",
+        "1234567890123456e7",
+        "0123456789abcdef0123",
+    ] {
+        in_environment(&[(name, token)], |_| {
+            let config: Guarded = load(None).unwrap();
+            let read = config.access.internal_token.as_ref().unwrap();
+            assert_eq!(read.expose(), token);
+            assert!(!print(&config).contains(token));
+        });
+        let settings = [("access.internal_token".to_owned(), token.to_owned())];
+        let config: Guarded = load_from(settings).unwrap();
+        assert_eq!(config.access.internal_token.unwrap().expose(), token);
+    }
+    in_environment(&[], |jail| {
+        jail.create_file("c.toml", "[access]\ninternal_token = 123456789012345678")
+            .unwrap();
+        let text = load::<Guarded>(Some(Path::new("c.toml")))
+            .unwrap_err()
+            .to_string();
+        assert!(text.contains("access.internal_token"), "{text}");
+        assert!(
+            text.contains("in quotes") && !text.contains("1234"),
             "{text}"
         );
     });
