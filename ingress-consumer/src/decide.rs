@@ -58,6 +58,9 @@ pub enum Verdict {
 }
 
 impl Verdict {
+    /// Every verdict.
+    pub const ALL: [Self; 4] = [Self::Accepted, Self::Duplicate, Self::Stale, Self::Conflict];
+
     /// The verdict's name in metrics.
     #[must_use]
     pub const fn name(self) -> &'static str {

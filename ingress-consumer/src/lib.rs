@@ -35,7 +35,8 @@ use runtime::backoff::Backoff;
 use runtime::{Context, db, http};
 use shared_model::topology;
 use sqlx::PgPool;
-use utoipa_axum::router::OpenApiRouter;
+
+pub use control::description;
 
 use acceptance::Acceptance;
 pub use command::{lifetime, main};
@@ -74,7 +75,7 @@ pub async fn start(context: Context, config: ConsumerConfig) -> anyhow::Result<S
         .merge(reconcile)
         .merge(control::log_routes(pool.clone()))
         .merge(intake.routes());
-    let routes = OpenApiRouter::from(routes).merge(control::access_routes(pool.clone()));
+    let routes = routes.merge(control::access_routes(pool.clone()));
     let stored = Arc::new(PgAccess::new(pool.clone()));
     let access = Access::new(&config.access, stored.clone());
     let routes = audited(routes, stored)?;

@@ -115,6 +115,7 @@ pub struct CloudEvent<D = Value> {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub traceparent: Option<String>,
     /// The fact; see [`Fact`].
+    #[schema(value_type = Object)]
     pub data: D,
 }
 

@@ -15,9 +15,10 @@ pub struct IdError {
 }
 
 macro_rules! text_id {
-    ($(#[$doc:meta])* $name:ident, $kind:literal, $rule:literal, $valid:expr) => {
+    ($(#[$doc:meta])* $name:ident, $kind:literal, $rule:literal, $pattern:literal, $longest:tt, $valid:expr) => {
         $(#[$doc])*
         #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, utoipa::ToSchema)]
+        #[schema(pattern = $pattern, max_length = $longest)]
         #[serde(try_from = "String", into = "String")]
         pub struct $name(String);
 
@@ -73,6 +74,8 @@ text_id!(
     WorkspaceId,
     "workspace",
     "1 to 63 of a-z, 0-9, '-' and '_', starting with a letter or digit",
+    "^[a-z0-9][a-z0-9_-]{0,62}$",
+    63,
     |text| {
         text.len() <= 63
             && text.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit())
@@ -87,6 +90,8 @@ text_id!(
     VehicleId,
     "vehicle",
     "1 to 128 characters, none of them a control character, no white space at either end",
+    r"^[^\s\u0000-\u001f\u007f-\u009f]([^\u0000-\u001f\u007f-\u009f]*[^\s\u0000-\u001f\u007f-\u009f])?$",
+    128,
     |text| {
         !text.is_empty()
             && text.chars().count() <= 128
@@ -100,6 +105,8 @@ text_id!(
     Provider,
     "provider",
     "1 to 32 of a-z, 0-9 and '-', starting with a letter",
+    "^[a-z][a-z0-9-]{0,31}$",
+    32,
     |text| {
         text.len() <= 32
             && text.starts_with(|c: char| c.is_ascii_lowercase())

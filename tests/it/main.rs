@@ -16,6 +16,7 @@ mod health;
 mod ingest;
 mod log_upkeep;
 mod management;
+mod openapi_core;
 mod ownership;
 mod parked;
 mod poison;

@@ -5,6 +5,7 @@
 //! "the newest observation wins", and shares no code with what it checks.
 
 pub mod bus;
+pub mod described;
 pub mod frames;
 pub mod harness;
 mod log;

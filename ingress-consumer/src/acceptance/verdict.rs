@@ -23,6 +23,16 @@ pub enum FrameVerdict {
 }
 
 impl FrameVerdict {
+    /// Every verdict.
+    pub const ALL: [Self; 6] = [
+        Self::Accepted,
+        Self::Duplicate,
+        Self::Stale,
+        Self::Conflict,
+        Self::NoValue,
+        Self::Parked,
+    ];
+
     /// The word for it in answers and metrics.
     #[must_use]
     pub const fn name(self) -> &'static str {

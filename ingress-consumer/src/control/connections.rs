@@ -13,8 +13,11 @@ use serde_json::Value;
 use shared_model::partition::partition;
 use shared_model::{ConnectionId, ConnectionKind, EventType, Provider, WorkspaceId};
 use sqlx::{Postgres, Transaction};
+use utoipa::{IntoParams, ToSchema};
 
 use super::check::check;
+use super::params::{AtConnection, InWorkspace};
+use super::words::known_provider;
 use super::{Control, installation};
 use crate::acceptance::registered;
 use crate::acceptance::status::events;
@@ -29,27 +32,33 @@ use crate::store::vehicle::{self, Vehicle, VehicleKey};
 use crate::store::{StoreError, poll, status, stream};
 
 /// A connection to add.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NewConnection {
     /// The provider's protocol, such as `viriciti`.
+    #[schema(schema_with = known_provider)]
     pub provider: String,
     /// `stream`: a websocket that a publisher reads; `poll`: an HTTP API that the core asks; `push`:
     /// delivered over HTTP provider-ingest.
+    #[schema(value_type = ConnectionKind)]
     pub kind: String,
-    /// The websocket's or the API's URL; none for `push`.
+    /// The websocket's or the API's URL, without user, password or key; none for `push`.
     #[serde(default)]
+    #[schema(example = "wss://sdk.viriciti.com/api/v2/live")]
     pub endpoint: String,
     /// Where the credential is: `env:NAME` or `file:PATH`, as the publisher (`stream`) or the core
     /// (`poll`) sees them.
     #[serde(default)]
+    #[schema(pattern = r"^(env|file):.*\S", example = "env:VIRICITI_KEY")]
     pub credential: Option<String>,
     /// Settings in the provider's own terms.
+    #[schema(value_type = Object, example = json!({"vehicles": {"bus-1": ["soc"]}}))]
     pub settings: Value,
 }
 
 /// A connection as shown.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[schema(as = Connection)]
 pub struct ConnectionView {
     /// Its id.
     pub id: ConnectionId,
@@ -64,6 +73,7 @@ pub struct ConnectionView {
     /// Where the credential is; never the credential.
     pub credential: Option<String>,
     /// Settings in the provider's own terms.
+    #[schema(value_type = Object)]
     pub settings: Value,
     /// When it was added (UTC).
     pub created_at: DateTime<Utc>,
@@ -85,9 +95,15 @@ impl From<Connection> for ConnectionView {
 }
 
 /// Which part of a list by connection is asked for.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
 pub struct Page {
+    /// How many at most.
+    #[param(minimum = 1, maximum = 1000, default = 100, nullable = false)]
     limit: Option<i64>,
+    /// The `next` of the page before: the list goes on behind it.
+    #[param(value_type = Option<Uuid>, nullable = false)]
     pub(super) after: Option<ConnectionId>,
 }
 
@@ -97,15 +113,13 @@ impl Page {
     }
 }
 
-#[derive(Debug, Serialize)]
-pub struct Listed {
+/// A page of connections.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ConnectionPage {
+    /// The connections, by id.
     items: Vec<ConnectionView>,
+    /// Where the next page begins, if there may be one.
     next: Option<ConnectionId>,
-}
-
-pub(super) fn workspace(text: &str) -> Result<WorkspaceId, Problem> {
-    WorkspaceId::new(text)
-        .map_err(|error| Problem::bad_request("invalid-workspace", error.to_string()))
 }
 
 pub(super) fn not_found(workspace: &WorkspaceId, id: ConnectionId) -> Problem {
@@ -113,12 +127,31 @@ pub(super) fn not_found(workspace: &WorkspaceId, id: ConnectionId) -> Problem {
     Problem::not_found("connection-not-found", detail)
 }
 
+/// Add a connection
+///
+/// Makes the vehicles known that its settings name. It is checked whole, and the problem names all that
+/// is wrong with it.
+#[utoipa::path(
+    post,
+    path = "/v1/workspaces/{workspace}/connections",
+    operation_id = "addConnection",
+    tag = "connections",
+    params(InWorkspace),
+    request_body = NewConnection,
+    responses((
+        status = 201,
+        description = "The connection as added.",
+        body = ConnectionView,
+        headers(("Location" = String, description = "The connection's path."))
+    )),
+    security(("credential" = ["manage"]))
+)]
 pub async fn add(
     State(control): State<Control>,
-    Path(name): Path<String>,
+    Path(at): Path<InWorkspace>,
     Json(new): Json<NewConnection>,
 ) -> Result<Response, Problem> {
-    let (connection, provision) = check(workspace(&name)?, new)?;
+    let (connection, provision) = check(at.workspace()?, new)?;
     let installation = installation(&mut *control.pool.acquire().await?).await?;
     let registered = db::in_tx(&control.pool, "add_connection", |tx| {
         insert(tx, installation, &connection, &provision)
@@ -202,26 +235,46 @@ async fn insert(
     Ok((tx, events.len() as u64))
 }
 
+/// List a workspace's connections
+#[utoipa::path(
+    get,
+    path = "/v1/workspaces/{workspace}/connections",
+    operation_id = "listConnections",
+    tag = "connections",
+    params(InWorkspace, Page),
+    responses((status = 200, description = "A page of connections.", body = ConnectionPage)),
+    security(("credential" = ["read"]))
+)]
 pub async fn list(
     State(control): State<Control>,
-    Path(name): Path<String>,
+    Path(at): Path<InWorkspace>,
     Query(page): Query<Page>,
-) -> Result<axum::Json<Listed>, Problem> {
-    let (workspace, size) = (workspace(&name)?, page.size()?);
+) -> Result<axum::Json<ConnectionPage>, Problem> {
+    let (workspace, size) = (at.workspace()?, page.size()?);
     let mut pg = control.pool.acquire().await?;
     let found = connection::list(&mut pg, &workspace, page.after, size.to_look_for()).await?;
     let (found, next) = size.cut(found, |connection| connection.id);
-    Ok(axum::Json(Listed {
+    Ok(axum::Json(ConnectionPage {
         items: found.into_iter().map(Into::into).collect(),
         next,
     }))
 }
 
+/// Show a connection
+#[utoipa::path(
+    get,
+    path = "/v1/workspaces/{workspace}/connections/{connection}",
+    operation_id = "showConnection",
+    tag = "connections",
+    params(AtConnection),
+    responses((status = 200, description = "The connection.", body = ConnectionView)),
+    security(("credential" = ["read"]))
+)]
 pub async fn show(
     State(control): State<Control>,
-    Path((name, id)): Path<(String, ConnectionId)>,
+    Path(at): Path<AtConnection>,
 ) -> Result<axum::Json<ConnectionView>, Problem> {
-    let workspace = workspace(&name)?;
+    let (workspace, id) = (at.workspace()?, at.connection);
     let mut pg = control.pool.acquire().await?;
     let found = connection::find_live(&mut pg, &workspace, id).await?;
     found
@@ -229,11 +282,23 @@ pub async fn show(
         .ok_or_else(|| not_found(&workspace, id))
 }
 
+/// Remove a connection
+///
+/// Nothing is read for it any more. Its vehicles stay, with the state that they have.
+#[utoipa::path(
+    delete,
+    path = "/v1/workspaces/{workspace}/connections/{connection}",
+    operation_id = "removeConnection",
+    tag = "connections",
+    params(AtConnection),
+    responses((status = 204, description = "It is removed.")),
+    security(("credential" = ["manage"]))
+)]
 pub async fn remove(
     State(control): State<Control>,
-    Path((name, id)): Path<(String, ConnectionId)>,
+    Path(at): Path<AtConnection>,
 ) -> Result<StatusCode, Problem> {
-    let workspace = workspace(&name)?;
+    let (workspace, id) = (at.workspace()?, at.connection);
     let of = &workspace;
     let shards = installation(&mut *control.pool.acquire().await?)
         .await?

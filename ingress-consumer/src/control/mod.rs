@@ -5,7 +5,10 @@ mod check;
 mod connections;
 mod dead_events;
 mod dead_letters;
+mod description;
+mod input;
 mod log;
+mod params;
 mod parked;
 mod polls;
 mod publishers;
@@ -13,15 +16,17 @@ mod reconcile;
 mod relays;
 mod streams;
 mod verdicts;
+pub(crate) mod words;
 
 use std::time::Duration;
 
-use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::http::StatusCode;
-use axum::routing::{get, post, put};
+use axum::routing::{get, put};
 use runtime::http::Problem;
 use sqlx::{PgConnection, PgPool};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use crate::config::OwnershipConfig;
 use crate::installation::Installation;
@@ -37,6 +42,7 @@ pub use dead_letters::{
     DeadLetterFilter, DeadLetterItem, DeadLetterOrder, DeadLetterOutcome, Judgement, WayBack,
     routes as dead_letter_routes,
 };
+pub use description::description;
 pub use log::{SubscriberPage, SubscriberShard, SubscriberView, routes as log_routes};
 pub use parked::{ParkedFilter, ParkedOrder, ParkedOutcome, ReplayedItem, routes as parked_routes};
 pub use polls::{FeedDetails, PollDetails, PollPage};
@@ -56,51 +62,35 @@ pub struct Control {
 }
 
 /// The control API's routes.
-pub fn routes(pool: PgPool, ownership: OwnershipConfig, patience: Duration) -> Router {
-    Router::new()
-        .route(
-            "/v1/workspaces/{workspace}/connections",
-            get(connections::list).post(connections::add),
-        )
-        .route(
-            "/v1/workspaces/{workspace}/connections/{connection}",
-            get(connections::show).delete(connections::remove),
-        )
-        .route(
-            "/v1/workspaces/{workspace}/connections/{connection}/polls",
-            get(polls::show),
-        )
-        .route(
-            "/v1/workspaces/{workspace}/connections/{connection}/poll",
-            post(polls::poll),
-        )
-        .route(
-            "/v1/workspaces/{workspace}/connections/{connection}/pause",
-            post(polls::pause),
-        )
-        .route(
-            "/v1/workspaces/{workspace}/connections/{connection}/resume",
-            post(polls::resume),
-        )
-        .route("/v1/workspaces/{workspace}/polls", get(polls::list))
+#[must_use]
+pub fn routes(pool: PgPool, ownership: OwnershipConfig, patience: Duration) -> OpenApiRouter {
+    router().with_state(Control {
+        pool,
+        ownership,
+        patience,
+    })
+}
+
+/// The same without what their handlers share.
+fn router() -> OpenApiRouter<Control> {
+    OpenApiRouter::new()
+        .routes(routes!(connections::list, connections::add))
+        .routes(routes!(connections::show, connections::remove))
+        .routes(routes!(polls::show))
+        .routes(routes!(polls::poll))
+        .routes(routes!(polls::pause))
+        .routes(routes!(polls::resume))
+        .routes(routes!(polls::list))
         .route(
             "/internal/v1/publishers/{instance}",
             put(publishers::heartbeat).delete(publishers::leave),
         )
         .route("/internal/v1/relays", get(relays::list))
-        .merge(dead_events::routes())
-        .route("/v1/workspaces/{workspace}/streams", get(streams::list))
-        .route(
-            "/v1/workspaces/{workspace}/vehicles/{vehicle}/verdicts",
-            get(verdicts::list),
-        )
+        .merge(dead_events::router())
+        .routes(routes!(streams::list))
+        .routes(routes!(verdicts::list))
         // A heartbeat tells of as many streams as a publisher has.
         .layer(DefaultBodyLimit::max(LARGEST_BODY))
-        .with_state(Control {
-            pool,
-            ownership,
-            patience,
-        })
 }
 
 /// What was fixed at the first start, which must be over before anything can be connected.

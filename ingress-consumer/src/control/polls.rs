@@ -6,15 +6,18 @@ use chrono::{DateTime, Utc};
 use runtime::db;
 use runtime::http::{Path, Problem, Query};
 use serde::{Deserialize, Serialize};
-use shared_model::{ConnectionId, ConnectionKind, WorkspaceId};
+use shared_model::{ConnectionId, ConnectionKind, Provider, WorkspaceId};
+use utoipa::ToSchema;
 
 use super::Control;
-use super::connections::{Page, not_found, workspace};
+use super::connections::{Page, not_found};
+use super::params::{AtConnection, InWorkspace};
+use super::words::feed_state;
 use crate::store::poll_view::{self, FeedView};
 use crate::store::{StoreError, connection, unsigned};
 
 /// A page of polled connections.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct PollPage {
     /// The connections, by id.
     pub items: Vec<PollDetails>,
@@ -23,11 +26,12 @@ pub struct PollPage {
 }
 
 /// One polled connection.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct PollDetails {
     /// The connection.
     pub connection: ConnectionId,
     /// The provider's protocol.
+    #[schema(value_type = Provider)]
     pub provider: String,
     /// Nothing is asked until it is resumed.
     pub paused: bool,
@@ -40,12 +44,13 @@ pub struct PollDetails {
 }
 
 /// One feed.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct FeedDetails {
     /// Its name.
     pub feed: String,
     /// `ok`, `behind` (the provider has more already), `limited` (the budget is used up), `failing`,
     /// `refused` (by the provider; nothing is asked for long) or `paused`.
+    #[schema(schema_with = feed_state)]
     pub state: String,
     /// When it was last read (UTC, the database's clock).
     pub last_success_at: Option<DateTime<Utc>>,
@@ -122,12 +127,22 @@ fn details(views: Vec<FeedView>) -> Vec<PollDetails> {
     all
 }
 
+/// List how a workspace's polls go
+#[utoipa::path(
+    get,
+    path = "/v1/workspaces/{workspace}/polls",
+    operation_id = "listPolls",
+    tag = "connections",
+    params(InWorkspace, Page),
+    responses((status = 200, description = "A page of polled connections.", body = PollPage)),
+    security(("credential" = ["read"]))
+)]
 pub async fn list(
     State(control): State<Control>,
-    Path(name): Path<String>,
+    Path(at): Path<InWorkspace>,
     Query(page): Query<Page>,
 ) -> Result<axum::Json<PollPage>, Problem> {
-    let (workspace, size) = (workspace(&name)?, page.size()?);
+    let (workspace, size) = (at.workspace()?, page.size()?);
     let mut pg = control.pool.acquire().await?;
     let limit = size.to_look_for();
     let found = poll_view::feeds(&mut pg, &workspace, None, page.after, limit).await?;
@@ -135,11 +150,21 @@ pub async fn list(
     Ok(axum::Json(PollPage { items, next }))
 }
 
+/// Show how polling a connection goes
+#[utoipa::path(
+    get,
+    path = "/v1/workspaces/{workspace}/connections/{connection}/polls",
+    operation_id = "showPolls",
+    tag = "connections",
+    params(AtConnection),
+    responses((status = 200, description = "The connection's feeds.", body = PollDetails)),
+    security(("credential" = ["read"]))
+)]
 pub async fn show(
     State(control): State<Control>,
-    Path((name, id)): Path<(String, ConnectionId)>,
+    Path(at): Path<AtConnection>,
 ) -> Result<axum::Json<PollDetails>, Problem> {
-    let workspace = polled(&control, &name, id).await?;
+    let (workspace, id) = (polled(&control, &at).await?, at.connection);
     let mut pg = control.pool.acquire().await?;
     let found = poll_view::feeds(&mut pg, &workspace, Some(id), None, 1).await?;
     let found = details(found).pop();
@@ -148,11 +173,23 @@ pub async fn show(
         .ok_or_else(|| not_found(&workspace, id))
 }
 
+/// Poll a connection now
+///
+/// Its feeds are asked as soon as the provider's limits allow, and then on schedule again.
+#[utoipa::path(
+    post,
+    path = "/v1/workspaces/{workspace}/connections/{connection}/poll",
+    operation_id = "pollConnection",
+    tag = "connections",
+    params(AtConnection),
+    responses((status = 202, description = "It is due.")),
+    security(("credential" = ["manage"]))
+)]
 pub async fn poll(
     State(control): State<Control>,
-    Path((name, id)): Path<(String, ConnectionId)>,
+    Path(at): Path<AtConnection>,
 ) -> Result<StatusCode, Problem> {
-    let workspace = polled(&control, &name, id).await?;
+    let (workspace, id) = (polled(&control, &at).await?, at.connection);
     let asked = db::in_tx(&control.pool, "ask_poll", |mut tx| async move {
         let asked = poll_view::ask(&mut tx, id).await?;
         Ok::<_, StoreError>((tx, asked))
@@ -170,26 +207,50 @@ pub async fn poll(
     Ok(StatusCode::ACCEPTED)
 }
 
+/// Pause polling a connection
+///
+/// Nothing is asked until it is resumed; doing it twice changes nothing.
+#[utoipa::path(
+    post,
+    path = "/v1/workspaces/{workspace}/connections/{connection}/pause",
+    operation_id = "pauseConnection",
+    tag = "connections",
+    params(AtConnection),
+    responses((status = 204, description = "It is paused.")),
+    security(("credential" = ["manage"]))
+)]
 pub async fn pause(
-    control: State<Control>,
-    path: Path<(String, ConnectionId)>,
+    State(control): State<Control>,
+    Path(at): Path<AtConnection>,
 ) -> Result<StatusCode, Problem> {
-    set_paused(control, path, true).await
+    set_paused(&control, &at, true).await
 }
 
+/// Resume polling a connection
+///
+/// It goes on from where it was paused; doing it twice changes nothing.
+#[utoipa::path(
+    post,
+    path = "/v1/workspaces/{workspace}/connections/{connection}/resume",
+    operation_id = "resumeConnection",
+    tag = "connections",
+    params(AtConnection),
+    responses((status = 204, description = "It is resumed.")),
+    security(("credential" = ["manage"]))
+)]
 pub async fn resume(
-    control: State<Control>,
-    path: Path<(String, ConnectionId)>,
+    State(control): State<Control>,
+    Path(at): Path<AtConnection>,
 ) -> Result<StatusCode, Problem> {
-    set_paused(control, path, false).await
+    set_paused(&control, &at, false).await
 }
 
 async fn set_paused(
-    State(control): State<Control>,
-    Path((name, id)): Path<(String, ConnectionId)>,
+    control: &Control,
+    at: &AtConnection,
     paused: bool,
 ) -> Result<StatusCode, Problem> {
-    let workspace = polled(&control, &name, id).await?;
+    let (workspace, id) = (polled(control, at).await?, at.connection);
     let mut pg = control.pool.acquire().await?;
     poll_view::pause(&mut pg, id, paused).await?;
     tracing::info!(%workspace, connection = %id, paused, "polling was paused or resumed");
@@ -197,8 +258,8 @@ async fn set_paused(
 }
 
 /// The workspace, if it has the connection and that one is polled.
-async fn polled(control: &Control, name: &str, id: ConnectionId) -> Result<WorkspaceId, Problem> {
-    let workspace = workspace(name)?;
+async fn polled(control: &Control, at: &AtConnection) -> Result<WorkspaceId, Problem> {
+    let (workspace, id) = (at.workspace()?, at.connection);
     let mut pg = control.pool.acquire().await?;
     let found = connection::find_live(&mut pg, &workspace, id).await?;
     let found = found.ok_or_else(|| not_found(&workspace, id))?;

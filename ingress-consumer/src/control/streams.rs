@@ -5,14 +5,17 @@ use chrono::{DateTime, Utc};
 use runtime::http::{Path, Problem, Query};
 use serde::{Deserialize, Serialize};
 use shared_model::control::StreamReport;
-use shared_model::{ConnectionId, SessionId};
+use shared_model::{ConnectionId, Provider, SessionId};
+use utoipa::ToSchema;
 
 use super::Control;
-use super::connections::{Page, workspace};
+use super::connections::Page;
+use super::params::InWorkspace;
+use super::words::stream_state;
 use crate::store::stream::{self, StreamRow};
 
-/// A stream as shown.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+/// A page of streams.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct StreamPage {
     /// The streams, by connection.
     pub items: Vec<StreamDetails>,
@@ -21,11 +24,12 @@ pub struct StreamPage {
 }
 
 /// One stream: what the core knows of its owner, and what the owner says of the socket.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct StreamDetails {
     /// The connection.
     pub connection: ConnectionId,
     /// The provider's protocol.
+    #[schema(value_type = Provider)]
     pub provider: String,
     /// The publisher that reads it, if any does.
     pub owner: Option<String>,
@@ -37,6 +41,7 @@ pub struct StreamDetails {
     pub outgoing: Option<String>,
     /// `connecting`, `subscribed`, `backing_off`, `refused` or `unsupported`; `unowned` where nobody
     /// reads it, `assigned` where the owner has not said anything yet.
+    #[schema(schema_with = stream_state)]
     pub state: String,
     /// Since when, by the publisher's clock.
     pub since: Option<DateTime<Utc>>,
@@ -87,12 +92,22 @@ impl From<StreamRow> for StreamDetails {
     }
 }
 
+/// List who reads a workspace's streams, and how that goes
+#[utoipa::path(
+    get,
+    path = "/v1/workspaces/{workspace}/streams",
+    operation_id = "listStreams",
+    tag = "connections",
+    params(InWorkspace, Page),
+    responses((status = 200, description = "A page of streams.", body = StreamPage)),
+    security(("credential" = ["read"]))
+)]
 pub async fn list(
     State(control): State<Control>,
-    Path(name): Path<String>,
+    Path(at): Path<InWorkspace>,
     Query(page): Query<Page>,
 ) -> Result<axum::Json<StreamPage>, Problem> {
-    let (workspace, size) = (workspace(&name)?, page.size()?);
+    let (workspace, size) = (at.workspace()?, page.size()?);
     let mut pg = control.pool.acquire().await?;
     let found = stream::list(&mut pg, &workspace, page.after, size.to_look_for()).await?;
     let (found, next) = size.cut(found, |stream| stream.connection);

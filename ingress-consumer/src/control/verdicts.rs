@@ -4,27 +4,31 @@ use axum::extract::State;
 use chrono::{DateTime, Utc};
 use runtime::http::{Path, Problem};
 use serde::Serialize;
-use shared_model::{ConnectionId, Reading, SessionId, Signal, VehicleId};
+use shared_model::{ConnectionId, Reading, SessionId, Signal};
+use utoipa::ToSchema;
 
 use super::Control;
-use super::connections::workspace;
+use super::params::AtVehicle;
+use super::words::observation_verdict;
 use crate::store::vehicle::{self, VehicleKey};
 use crate::store::verdict::{self, Rejected};
 
 /// What became of a vehicle's latest observations.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct Verdicts {
     /// The newest first.
-    items: Vec<Judged>,
+    items: Vec<JudgedObservation>,
 }
 
 /// What became of an observation.
-#[derive(Debug, Serialize)]
-struct Judged {
+#[derive(Debug, Serialize, ToSchema)]
+struct JudgedObservation {
     /// When it was decided; of what is the state, when it was received.
     decided_at: DateTime<Utc>,
     /// `accepted`, `duplicate`, `stale`, `conflict` or `no_value`.
+    #[schema(schema_with = observation_verdict)]
     verdict: String,
+    /// What was observed.
     signal: Signal,
     /// The value with its times and source; none for a signal without a value.
     reading: Option<Reading>,
@@ -32,15 +36,18 @@ struct Judged {
     against: Option<Reading>,
     /// Its clock was ahead, so it counts from when it was received.
     clock_ahead: bool,
+    /// The connection of the frame that brought it; not of what is the state.
     #[serde(skip_serializing_if = "Option::is_none")]
     connection: Option<ConnectionId>,
+    /// That frame's session.
     #[serde(skip_serializing_if = "Option::is_none")]
     session: Option<SessionId>,
+    /// That frame's number in its session.
     #[serde(skip_serializing_if = "Option::is_none")]
     frame: Option<u64>,
 }
 
-impl From<Rejected> for Judged {
+impl From<Rejected> for JudgedObservation {
     fn from(rejected: Rejected) -> Self {
         Self {
             decided_at: rejected.decided_at,
@@ -56,15 +63,26 @@ impl From<Rejected> for Judged {
     }
 }
 
-/// The state, signal by signal, together with the latest observations that did not become it.
+/// List what became of a vehicle's latest observations
+///
+/// The state, signal by signal, together with the latest observations that did not become it and what
+/// each lost against.
+#[utoipa::path(
+    get,
+    path = "/v1/workspaces/{workspace}/vehicles/{vehicle}/verdicts",
+    operation_id = "listVerdicts",
+    tag = "vehicles",
+    params(AtVehicle),
+    responses((status = 200, description = "The newest first.", body = Verdicts)),
+    security(("credential" = ["read"]))
+)]
 pub async fn list(
     State(control): State<Control>,
-    Path((name, vehicle)): Path<(String, String)>,
+    Path(at): Path<AtVehicle>,
 ) -> Result<axum::Json<Verdicts>, Problem> {
     let key = VehicleKey {
-        workspace: workspace(&name)?,
-        vehicle: VehicleId::new(vehicle)
-            .map_err(|error| Problem::bad_request("invalid-vehicle", error.to_string()))?,
+        workspace: at.workspace()?,
+        vehicle: at.vehicle()?,
     };
     let mut pg = control.pool.acquire().await?;
     let known = vehicle::load(&mut pg, &[&key]).await?.remove(&key);
@@ -76,7 +94,7 @@ pub async fn list(
         .state
         .signals
         .into_iter()
-        .map(|(signal, reading)| Judged {
+        .map(|(signal, reading)| JudgedObservation {
             decided_at: reading.provenance.received_at,
             verdict: crate::decide::Verdict::Accepted.name().to_owned(),
             signal,
@@ -90,7 +108,7 @@ pub async fn list(
     let rejected = verdict::recent(&mut pg, &key).await?;
     let mut items: Vec<_> = rejected
         .into_iter()
-        .map(Judged::from)
+        .map(JudgedObservation::from)
         .chain(state)
         .collect();
     items.sort_by_key(|item| std::cmp::Reverse(item.decided_at));

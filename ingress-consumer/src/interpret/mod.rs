@@ -22,7 +22,7 @@ use std::fmt;
 use chrono::{DateTime, Utc};
 use shared_model::{Signal, SignalValue};
 
-pub use providers::{Build, InvalidConnection, Provision, provision};
+pub use providers::{Build, InvalidConnection, Provision, known as known_providers, provision};
 pub use unit::SourceUnit;
 pub use vehicles::Vehicles;
 

@@ -100,9 +100,13 @@ pub enum InvalidConnection {
     InvalidSettings(String),
 }
 
+/// The providers' names.
+pub fn known() -> impl Iterator<Item = &'static str> {
+    PROVIDERS.iter().map(|(name, _)| *name)
+}
+
 fn names() -> String {
-    let names: Vec<_> = PROVIDERS.iter().map(|(name, _)| *name).collect();
-    names.join(", ")
+    known().collect::<Vec<_>>().join(", ")
 }
 
 /// How a connection of `kind` to `provider` with `settings` is read.

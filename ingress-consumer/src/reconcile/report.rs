@@ -6,6 +6,7 @@ use chrono::{DateTime, Utc};
 use rangemap::RangeInclusiveSet;
 use serde::{Deserialize, Serialize};
 use shared_model::ConnectionId;
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::{Account, Gap, ShardAccount};
@@ -15,9 +16,21 @@ const RANGES: usize = 100;
 
 /// Whether something adds up. A whole is as good as its worst part.
 #[derive(
-    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+    Debug,
+    Clone,
+    Copy,
+    Default,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Serialize,
+    Deserialize,
+    ToSchema,
 )]
 #[serde(rename_all = "snake_case")]
+#[schema(as = ReconcileVerdict)]
 pub enum Verdict {
     /// It does.
     #[default]
@@ -49,7 +62,8 @@ impl Verdict {
 }
 
 /// What adds up, and what does not.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[schema(as = ReconcileReport)]
 pub struct Report {
     /// The whole.
     pub verdict: Verdict,
@@ -69,7 +83,7 @@ pub struct Report {
 }
 
 /// A connection's frames: sent = seen + parked + conflated + dead + discarded + late + missing.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ConnectionReport {
     /// The connection.
     pub connection: ConnectionId,
@@ -106,7 +120,7 @@ pub struct ConnectionReport {
 }
 
 /// Numbers of one session and partition that have not arrived, as ranges such as `3-5`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct GapReport {
     /// The session.
     pub session: Uuid,
@@ -125,7 +139,7 @@ pub struct GapReport {
 }
 
 /// A shard of the event log: logged = published = applied.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ShardReport {
     /// Which.
     pub shard: u32,
@@ -149,7 +163,7 @@ pub struct ShardReport {
 }
 
 /// A subscriber's progress in a shard.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct SubscriberReport {
     /// Who.
     pub name: String,

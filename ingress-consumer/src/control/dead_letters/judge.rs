@@ -9,7 +9,9 @@ use futures_util::FutureExt;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use shared_model::{Envelope, StatusReport, connection_status};
+use utoipa::ToSchema;
 
+use super::super::words::frame_verdict;
 use crate::acceptance::{Acceptance, Received};
 use crate::store::StoreError;
 use crate::store::dead_letter::Row;
@@ -18,7 +20,8 @@ use crate::store::dead_letter::Row;
 const TOLD: usize = 100;
 
 /// What would become of a message, were it delivered now.
-#[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[schema(as = DeadLetterJudgement)]
 pub struct Judgement {
     /// In words.
     pub explanation: String,
@@ -31,11 +34,12 @@ pub struct Judgement {
 }
 
 /// What would become of a frame.
-#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct FrameJudgement {
     /// Its number in the session.
     pub number: u64,
     /// What would become of it.
+    #[schema(schema_with = frame_verdict)]
     pub verdict: String,
     /// Why, where the verdict does not say it all.
     #[serde(default, skip_serializing_if = "Option::is_none")]

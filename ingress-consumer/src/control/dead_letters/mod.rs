@@ -8,18 +8,18 @@ mod view;
 
 use std::sync::{Arc, OnceLock};
 
-use axum::Router;
 use axum::extract::State;
-use axum::http::StatusCode;
-use axum::routing::{get, post};
 use runtime::amqp::{Message, Outcome, Publisher};
 use runtime::http::{Json, PageSize, Path, Problem, Query};
 use runtime::{clock, db};
 use shared_model::topology;
 use sqlx::PgPool;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
-use super::installation;
+use super::params::AtDeadLetter;
 use super::parked::order_limit;
+use super::{installation, starting};
 use crate::acceptance::Acceptance;
 use crate::config::AcceptanceConfig;
 use crate::metrics;
@@ -27,10 +27,10 @@ use crate::store::StoreError;
 use crate::store::dead_letter::{self, Filter, Row};
 
 pub use judge::Judgement;
+use view::{DeadLetter, DeadLetterPage, WholeDeadLetter};
 pub use view::{
     DeadLetterFilter, DeadLetterItem, DeadLetterOrder, DeadLetterOutcome, DeadLetterQuery, Failure,
 };
-use view::{Listed, View, WholeView};
 
 /// How many letters one transaction works on, and how many bodies are in memory at once.
 const CHUNK: i64 = 20;
@@ -47,39 +47,66 @@ pub struct DeadLetterControl {
 }
 
 /// The routes of dead letters.
-pub fn routes(pool: PgPool, acceptance: AcceptanceConfig, way_back: WayBack) -> Router {
-    Router::new()
-        .route("/v1/dead-letters", get(list))
-        .route("/v1/dead-letters/{id}", get(show))
-        .route("/v1/dead-letters/replay", post(replay))
-        .route("/v1/dead-letters/discard", post(discard))
-        .with_state(DeadLetterControl {
-            pool,
-            acceptance,
-            way_back,
-        })
+#[must_use]
+pub fn routes(pool: PgPool, acceptance: AcceptanceConfig, way_back: WayBack) -> OpenApiRouter {
+    router().with_state(DeadLetterControl {
+        pool,
+        acceptance,
+        way_back,
+    })
 }
 
+/// The same without what their handlers share.
+pub fn router() -> OpenApiRouter<DeadLetterControl> {
+    OpenApiRouter::new()
+        .routes(routes!(list))
+        .routes(routes!(show))
+        .routes(routes!(replay))
+        .routes(routes!(discard))
+}
+
+/// List dead letters
+///
+/// Messages that the broker gave up, of every workspace.
+#[utoipa::path(
+    get,
+    path = "/v1/dead-letters",
+    operation_id = "listDeadLetters",
+    tag = "pipeline",
+    params(DeadLetterQuery),
+    responses((status = 200, description = "A page of dead letters, oldest first.", body = DeadLetterPage)),
+    security(("credential" = ["operate"]))
+)]
 async fn list(
     State(control): State<DeadLetterControl>,
     Query(query): Query<DeadLetterQuery>,
-) -> Result<axum::Json<Listed>, Problem> {
+) -> Result<axum::Json<DeadLetterPage>, Problem> {
     let size = PageSize::asked(query.limit)?;
     let after = query.after;
     let filter = query.into_filter();
     let mut pg = control.pool.acquire().await?;
     let found = dead_letter::page(&mut pg, &filter, after, size.to_look_for()).await?;
     let (found, next) = size.cut(found, |row| row.id);
-    Ok(axum::Json(Listed {
-        items: found.into_iter().map(View::from).collect(),
+    Ok(axum::Json(DeadLetterPage {
+        items: found.into_iter().map(DeadLetter::from).collect(),
         next,
     }))
 }
 
+/// Show a dead letter with its content, and what would become of it now
+#[utoipa::path(
+    get,
+    path = "/v1/dead-letters/{id}",
+    operation_id = "showDeadLetter",
+    tag = "pipeline",
+    params(AtDeadLetter),
+    responses((status = 200, description = "The letter.", body = WholeDeadLetter)),
+    security(("credential" = ["operate"]))
+)]
 async fn show(
     State(control): State<DeadLetterControl>,
-    Path(id): Path<i64>,
-) -> Result<axum::Json<WholeView>, Problem> {
+    Path(AtDeadLetter { id }): Path<AtDeadLetter>,
+) -> Result<axum::Json<WholeDeadLetter>, Problem> {
     let filter = Filter {
         ids: Some(vec![id]),
         ..Filter::default()
@@ -91,9 +118,19 @@ async fn show(
     })?;
     let acceptance = control.acceptance().await?;
     let now = judge::judge(&acceptance, &row, &body).await?;
-    Ok(axum::Json(WholeView::new(row, body, now)))
+    Ok(axum::Json(WholeDeadLetter::new(row, body, now)))
 }
 
+/// Discard the dead letters that a filter names
+#[utoipa::path(
+    post,
+    path = "/v1/dead-letters/discard",
+    operation_id = "discardDeadLetters",
+    tag = "pipeline",
+    request_body = DeadLetterOrder,
+    responses((status = 200, description = "How many were, or would be.", body = DeadLetterOutcome)),
+    security(("credential" = ["operate"]))
+)]
 async fn discard(
     State(control): State<DeadLetterControl>,
     Json(order): Json<DeadLetterOrder>,
@@ -130,6 +167,18 @@ async fn discard(
     Ok(axum::Json(outcome))
 }
 
+/// Put the dead letters that a filter names back into the ingress queue
+///
+/// Each as it was. It stops at the first that the broker does not take.
+#[utoipa::path(
+    post,
+    path = "/v1/dead-letters/replay",
+    operation_id = "replayDeadLetters",
+    tag = "pipeline",
+    request_body = DeadLetterOrder,
+    responses((status = 200, description = "What became, or would become, of them.", body = DeadLetterOutcome)),
+    security(("credential" = ["operate"]))
+)]
 async fn replay(
     State(control): State<DeadLetterControl>,
     Json(order): Json<DeadLetterOrder>,
@@ -235,9 +284,4 @@ impl DeadLetterControl {
         }
         Ok(refused)
     }
-}
-
-fn starting() -> Problem {
-    let detail = "the core has not finished its start; try again";
-    Problem::new(StatusCode::SERVICE_UNAVAILABLE, "starting", detail)
 }

@@ -5,12 +5,13 @@ mod sources;
 mod state;
 mod subscribers;
 
-use axum::Router;
 use axum::extract::{DefaultBodyLimit, State};
-use axum::routing::{delete, get, post, put};
+use axum::routing::{get, post, put};
 use runtime::http::Problem;
 use shared_model::log::{LogState, ShardState};
 use sqlx::PgPool;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use super::{LARGEST_BODY, starting};
 use crate::store::event_log::{self, Head};
@@ -24,8 +25,14 @@ pub struct LogApi {
 }
 
 /// The log API's routes.
-pub fn routes(pool: PgPool) -> Router {
-    Router::new()
+#[must_use]
+pub fn routes(pool: PgPool) -> OpenApiRouter {
+    router().with_state(LogApi { pool })
+}
+
+/// The same without what their handlers share.
+pub fn router() -> OpenApiRouter<LogApi> {
+    OpenApiRouter::new()
         .route("/internal/v1/log", get(show))
         .route("/internal/v1/log/{shard}", get(read::read))
         .route("/internal/v1/state", get(state::page))
@@ -39,11 +46,10 @@ pub fn routes(pool: PgPool) -> Router {
             "/internal/v1/sources/{source}/events",
             post(sources::append),
         )
-        .route("/v1/subscribers", get(subscribers::list))
-        .route("/v1/subscribers/{name}", delete(subscribers::forget))
-        .route("/v1/subscribers/{name}/reset", post(subscribers::reset))
+        .routes(routes!(subscribers::list))
+        .routes(routes!(subscribers::forget))
+        .routes(routes!(subscribers::reset))
         .layer(DefaultBodyLimit::max(LARGEST_BODY))
-        .with_state(LogApi { pool })
 }
 
 async fn show(State(api): State<LogApi>) -> Result<axum::Json<LogState>, Problem> {

@@ -9,8 +9,10 @@ use runtime::db;
 use runtime::http::{Json, Path, Problem, Query};
 use serde::{Deserialize, Serialize};
 use shared_model::log::{LogState, Progress};
+use utoipa::ToSchema;
 
 use super::{LogApi, shard_state};
+use crate::control::params::AtSubscriber;
 use crate::installation::{FIRST_GENERATION, log_generation};
 use crate::store::StoreError;
 use crate::store::event_log::{self, Head};
@@ -20,14 +22,14 @@ use crate::store::subscriber::{self, Place};
 const LONGEST_NAME: usize = 64;
 
 /// Every subscriber.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct SubscriberPage {
     /// By name.
     pub items: Vec<SubscriberView>,
 }
 
 /// A subscriber as shown.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct SubscriberView {
     /// Its name.
     pub name: String,
@@ -37,14 +39,14 @@ pub struct SubscriberView {
     pub seen_at: DateTime<Utc>,
     /// How many events it has not applied, as far as it has said.
     pub lag_events: u64,
-    /// How long the oldest of them has waited; 0 if there is none.
+    /// For how many seconds the oldest of them has waited; 0 if there is none.
     pub lag_seconds: f64,
     /// The same by shard.
     pub shards: Vec<SubscriberShard>,
 }
 
 /// How far a subscriber has come in a shard.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct SubscriberShard {
     /// The shard.
     pub shard: u32,
@@ -84,10 +86,22 @@ pub async fn progress(
     take(&api, &name, &progress, reset).await.map(axum::Json)
 }
 
-/// Says for a subscriber that it has begun anew, where it cannot say so itself.
+/// Say for a subscriber that it has begun anew
+///
+/// For one that cannot say so itself after the database was restored: empty its queue first. One that is
+/// not known is registered, and has applied nothing.
+#[utoipa::path(
+    post,
+    path = "/v1/subscribers/{name}/reset",
+    operation_id = "resetSubscriber",
+    tag = "pipeline",
+    params(AtSubscriber),
+    responses((status = 204, description = "It begins anew.")),
+    security(("credential" = ["operate"]))
+)]
 pub async fn reset(
     State(api): State<LogApi>,
-    Path(name): Path<String>,
+    Path(AtSubscriber { name }): Path<AtSubscriber>,
 ) -> Result<StatusCode, Problem> {
     take(&api, &name, &Progress::default(), true).await?;
     tracing::info!(subscriber = name, "it has begun anew");
@@ -123,6 +137,15 @@ async fn take(
     Ok(state)
 }
 
+/// List the subscribers of the event log, and how far each has come
+#[utoipa::path(
+    get,
+    path = "/v1/subscribers",
+    operation_id = "listSubscribers",
+    tag = "pipeline",
+    responses((status = 200, description = "Every subscriber.", body = SubscriberPage)),
+    security(("credential" = ["operate"]))
+)]
 pub async fn list(State(api): State<LogApi>) -> Result<axum::Json<SubscriberPage>, Problem> {
     let mut pg = api.pool.acquire().await?;
     let mut places = BTreeMap::<_, Vec<_>>::new();
@@ -150,10 +173,23 @@ pub async fn list(State(api): State<LogApi>) -> Result<axum::Json<SubscriberPage
     }))
 }
 
+/// Forget a subscriber
+///
+/// The event log is not kept for it any more. One that is there after all is registered again.
+#[utoipa::path(
+    delete,
+    path = "/v1/subscribers/{name}",
+    operation_id = "forgetSubscriber",
+    tag = "pipeline",
+    params(AtSubscriber),
+    responses((status = 204, description = "It is forgotten.")),
+    security(("credential" = ["operate"]))
+)]
 pub async fn forget(
     State(api): State<LogApi>,
-    Path(name): Path<String>,
+    Path(AtSubscriber { name }): Path<AtSubscriber>,
 ) -> Result<StatusCode, Problem> {
+    check_name(&name)?;
     if subscriber::forget(&mut *api.pool.acquire().await?, &name).await? {
         tracing::info!(subscriber = name, "the log is not kept for it any more");
         return Ok(StatusCode::NO_CONTENT);

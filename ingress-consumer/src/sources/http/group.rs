@@ -27,6 +27,7 @@ use shared_model::{ConnectionId, Frame, FrameKind, FrameOrigin, SessionId};
 use sqlx::{PgConnection, PgPool};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
+use super::described::{FrameAnswer, IngestAnswer};
 use super::idempotency::KeyedRequest;
 use super::request::Envelope;
 use super::{Waiting, away};
@@ -397,11 +398,10 @@ fn recipient<'a>(
 
 /// What a request is answered of whose frames `reports` tell.
 fn to_answer(reports: &[FrameReport]) -> Value {
-    let frames = reports.iter().map(|report| match &report.reason {
-        Some(reason) => json!({"verdict": report.verdict.name(), "reason": reason}),
-        None => json!({"verdict": report.verdict.name()}),
-    });
-    json!({"frames": frames.collect::<Vec<_>>()})
+    let frames = reports.iter().map(FrameAnswer::from);
+    json!(IngestAnswer {
+        frames: frames.collect(),
+    })
 }
 
 /// What is remembered of a group's requests, in the transaction of their effect.

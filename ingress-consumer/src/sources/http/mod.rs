@@ -5,6 +5,7 @@
 //! second effect and gets the first one's answer ([`idempotency`]). While the queue is full or the
 //! database away, requests are refused whole, with the time after which to come again.
 
+mod described;
 mod group;
 mod idempotency;
 mod reading;
@@ -17,18 +18,20 @@ use axum::body::Body;
 use axum::extract::{DefaultBodyLimit, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
-use axum::routing::post;
-use axum::{Extension, Router};
+use axum::Extension;
 use runtime::access::Principal;
 use runtime::http::Problem;
 use runtime::{Context, clock};
 use serde_json::Value;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tower_http::decompression::RequestDecompressionLayer;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use crate::config::IngestConfig;
 use crate::metrics;
 
+use described::{IngestAnswer, IngestRequest};
 pub use group::Committer;
 use group::Submission;
 use idempotency::InFlight;
@@ -75,14 +78,9 @@ impl Intake {
     }
 
     /// The routes of provider-ingest.
-    pub fn routes(self) -> Router {
-        Router::new()
-            .route("/v1/provider-ingest", post(ingest))
-            // An encoding that is not known is refused by the handler, as a problem.
-            .layer(RequestDecompressionLayer::new().pass_through_unaccepted(true))
-            // The handler counts what it reads, after decompression.
-            .layer(DefaultBodyLimit::disable())
-            .with_state(self)
+    #[must_use]
+    pub fn routes(self) -> OpenApiRouter {
+        router().with_state(self)
     }
 
     async fn take(
@@ -130,6 +128,50 @@ impl Intake {
     }
 }
 
+/// The routes of provider-ingest without what their handler shares.
+pub(crate) fn router() -> OpenApiRouter<Intake> {
+    OpenApiRouter::new()
+        .routes(routes!(ingest))
+        // An encoding that is not known is refused by the handler, as a problem.
+        .layer(RequestDecompressionLayer::new().pass_through_unaccepted(true))
+        // The handler counts what it reads, after decompression.
+        .layer(DefaultBodyLimit::disable())
+}
+
+/// Deliver frames to connections of kind `push`
+///
+/// Answers once everything is committed, with what became of each frame. A body may be compressed (gzip
+/// or zstd). Where whether it was committed is not known, send it again: nothing counts twice.
+#[utoipa::path(
+    post,
+    path = "/v1/provider-ingest",
+    operation_id = "ingestFrames",
+    tag = "ingest",
+    params((
+        "Idempotency-Key" = Option<String>,
+        Header,
+        description = "Stands for this request: 1 to 255 letters, digits and signs, with or without quotes. \
+                       A repetition with the same key and body has no second effect and gets the first \
+                       answer.",
+        nullable = false,
+        pattern = r#"^("[!#-~]{1,255}"|[!#-~]{1,255})$"#,
+        max_length = 257
+    )),
+    request_body(
+        description = "An envelope, an array of envelopes, or (`application/x-ndjson`) an envelope a line.",
+        content((IngestRequest = "application/json"), (String = "application/x-ndjson"))
+    ),
+    responses(
+        (status = 200, description = "A verdict a frame, in order over all envelopes.", body = IngestAnswer),
+        (
+            status = 408,
+            description = "The body took too long to come.",
+            body = Problem,
+            content_type = "application/problem+json"
+        )
+    ),
+    security(("credential" = ["ingest"]))
+)]
 async fn ingest(
     State(intake): State<Intake>,
     Extension(principal): Extension<Principal>,

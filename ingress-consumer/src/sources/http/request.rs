@@ -11,6 +11,7 @@ use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 use shared_model::{ConnectionId, WorkspaceId, time};
+use utoipa::ToSchema;
 
 /// Frames for one connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,20 +42,31 @@ pub enum Format {
     Ndjson,
 }
 
-#[derive(Deserialize)]
+/// Frames for one connection.
+#[derive(Deserialize, ToSchema)]
+#[schema(as = IngestEnvelope)]
 #[serde(deny_unknown_fields)]
-struct RawEnvelope<'a> {
+pub struct RawEnvelope<'a> {
+    /// Whose data these are.
     workspace: WorkspaceId,
+    /// The connection that they are for, of kind `push`.
     connection: ConnectionId,
+    /// The frames, in the order in which they were received.
     #[serde(borrow)]
+    #[schema(value_type = Vec<RawFrame>, min_items = 1)]
     frames: &'a RawValue,
 }
 
-#[derive(Deserialize)]
+/// One raw message of a provider.
+#[derive(Deserialize, ToSchema)]
+#[schema(as = IngestFrame)]
 #[serde(deny_unknown_fields)]
 struct RawFrame {
+    /// The message, verbatim.
     body: String,
+    /// When the sender had it from its vehicle, if it knows; of the years 2000 to 9999.
     #[serde(default)]
+    #[schema(pattern = "^[2-9][0-9]{3}-")]
     received_at: Option<DateTime<Utc>>,
 }
 
