@@ -32,6 +32,15 @@ mod gap_tests;
 mod gaps_config;
 pub mod health;
 mod keeper;
+pub mod live {
+    //! What happens, as it happens.
+
+    /// What the service's routes are described as.
+    #[must_use]
+    pub fn description() -> utoipa::openapi::OpenApi {
+        utoipa::openapi::OpenApi::default()
+    }
+}
 mod metrics;
 mod offsets;
 mod part;

@@ -1,5 +1,6 @@
 //! One binary for all end-to-end tests, so that they share the servers.
 
+mod access;
 mod api;
 mod api_keys;
 mod audit;
@@ -12,6 +13,7 @@ mod end_to_end;
 mod event_log;
 mod freshness;
 mod gaps;
+mod gateway;
 mod health;
 mod ingest;
 mod log_upkeep;
@@ -26,6 +28,7 @@ mod projections;
 mod reconcile;
 mod relay;
 mod relay_refusals;
+mod schemathesis;
 mod spool;
 mod status;
 mod stops;

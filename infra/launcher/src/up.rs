@@ -22,7 +22,7 @@ use crate::counts::Sources;
 use crate::demo::{self, Providers};
 use crate::demo_key;
 use crate::env_file::EnvFile;
-use crate::gateway::{self, GatewayConfig, Upstreams};
+use crate::gateway::{self, CorsConfig, GatewayConfig, Upstreams};
 use crate::hosting::{Host, Hosted};
 use crate::screen::Screen;
 use crate::services::{self, Service, Setting};
@@ -262,7 +262,7 @@ async fn start(
             wait_until_ready(hosted, &local_client(&servers.access())?).await?;
         }
     }
-    let gateway = start_gateway(arguments, hosted).await?;
+    let gateway = start_gateway(arguments, &servers.access(), hosted).await?;
     wait_until_ready(hosted, &local_client(&servers.access())?).await?;
     let data = servers.private.data().path();
     let core = url_of(hosted, Service::IngressConsumer);
@@ -386,6 +386,7 @@ fn url_of(hosted: &[Hosted], service: Service) -> String {
 
 async fn start_gateway(
     arguments: &UpArguments,
+    access: &AccessConfig,
     hosted: &[Hosted],
 ) -> anyhow::Result<(Context, String)> {
     let url = |service| url_of(hosted, service);
@@ -396,7 +397,11 @@ async fn start_gateway(
             snapshot: url(Service::SnapshotProjection),
             health: url(Service::HealthProjection),
             reactions: url(Service::Reactions),
+            // The port that nobody listens on.
+            live: "http://127.0.0.1:9".to_owned(),
         },
+        access: access.clone(),
+        cors: CorsConfig::default(),
     };
     let context = Context::new("gateway", runtime::service::instance_name());
     // Only where nobody asked for an address may another one do.

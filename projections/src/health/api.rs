@@ -6,14 +6,17 @@ mod vehicles;
 
 use std::collections::BTreeMap;
 
+use axum::Json;
 use axum::extract::State;
-use axum::routing::get;
-use axum::{Json, Router};
 use chrono::TimeDelta;
 use runtime::clock;
 use runtime::http::{Path, Problem};
 use serde::Serialize;
 use serde_json::Number;
+use shared_model::WorkspaceId;
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use super::Health;
 use super::connection_api;
@@ -27,45 +30,38 @@ use crate::api;
 /// How many open incidents a summary lists.
 const LISTED_INCIDENTS: i64 = 100;
 
+/// The routes and what they are described as.
+pub(super) fn router() -> OpenApiRouter<Health> {
+    OpenApiRouter::new()
+        .routes(routes!(summary))
+        .routes(routes!(vehicles::list))
+        .routes(routes!(vehicles::find))
+        .routes(routes!(incidents::list))
+        .routes(routes!(incidents::find))
+        .routes(routes!(history::of_workspace))
+        .routes(routes!(history::of_vehicle))
+}
+
 /// The routes, answered for `health`.
-pub(super) fn routes(health: &Health) -> Router {
-    Router::new()
-        .route("/v1/workspaces/{workspace}/health", get(summary))
-        .route(
-            "/v1/workspaces/{workspace}/health/vehicles",
-            get(vehicles::list),
-        )
-        .route(
-            "/v1/workspaces/{workspace}/health/incidents",
-            get(incidents::list),
-        )
-        .route(
-            "/v1/workspaces/{workspace}/health/incidents/{incident}",
-            get(incidents::find),
-        )
-        .route(
-            "/v1/workspaces/{workspace}/health/history",
-            get(history::of_workspace),
-        )
-        .route(
-            "/v1/workspaces/{workspace}/vehicles/{vehicle}/health",
-            get(vehicles::find),
-        )
-        .route(
-            "/v1/workspaces/{workspace}/vehicles/{vehicle}/health/history",
-            get(history::of_vehicle),
-        )
+pub(super) fn routes(health: &Health) -> OpenApiRouter {
+    router()
         .with_state(health.clone())
         .merge(connection_api::routes(health.pool.clone()))
 }
 
 /// How many vehicles are how fresh.
-#[derive(Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = VehiclesByFreshness)]
 struct ByFreshness {
+    /// All of them.
     vehicles: i64,
+    /// Heard from recently.
     fresh: i64,
+    /// Not heard from for longer than `stale_after_seconds`.
     stale: i64,
+    /// Not heard from for longer than `offline_after_seconds`.
     offline: i64,
+    /// Registered, and never heard from since.
     never_seen: i64,
 }
 
@@ -82,26 +78,36 @@ impl ByFreshness {
 }
 
 /// How many vehicles are not fresh, and why.
-#[derive(Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = VehiclesByCause)]
 struct ByCause {
+    /// They say nothing, as far as anybody knows.
     source_silent: i64,
+    /// What would tell may still be on its way.
     pipeline_late: i64,
+    /// Their provider's connection is out.
     provider_outage: i64,
 }
 
 /// A workspace's health.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = WorkspaceHealth)]
 struct Summary {
+    /// The workspace.
     workspace: String,
     #[serde(flatten)]
     all: ByFreshness,
+    /// Why vehicles are not fresh.
     causes: ByCause,
     /// By the provider that vehicles were last heard from through.
     providers: BTreeMap<String, ByFreshness>,
+    /// Connections by status.
     connections: connection::Summary,
+    /// Outages of providers that go on.
     open_incidents: i64,
-    /// The newest of those.
+    /// The newest of those, 100 at most.
     incidents: Vec<Incident>,
+    /// How far what is known here is behind the event log, in seconds; none while the core does not say.
     pipeline_lag_seconds: Option<f64>,
 }
 
@@ -135,6 +141,18 @@ impl Summary {
     }
 }
 
+/// How a workspace's vehicles, connections and providers are doing.
+#[utoipa::path(
+    get,
+    path = "/v1/workspaces/{workspace}/health",
+    operation_id = "getWorkspaceHealth",
+    tag = "health",
+    params(
+        ("workspace" = inline(WorkspaceId), Path, description = "The workspace"),
+    ),
+    responses((status = 200, body = Summary, description = "The workspace's health")),
+    security(("credential" = ["read"])),
+)]
 async fn summary(
     State(health): State<Health>,
     Path(workspace): Path<String>,

@@ -90,7 +90,7 @@ pub(super) async fn upsert(
 }
 
 /// A connection's health as answered.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct ConnectionHealth {
     /// The connection.
     pub connection: Uuid,
@@ -161,11 +161,16 @@ pub(super) async fn find(
 }
 
 /// A workspace's connections by status.
-#[derive(Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Default, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+#[schema(as = ConnectionsByStatus)]
 pub(super) struct Summary {
+    /// The socket is open, and nothing has come over it yet.
     connected: i64,
+    /// Frames come.
     subscribed: i64,
+    /// The socket is open, and nothing has come for too long.
     silent: i64,
+    /// There is no socket.
     disconnected: i64,
 }
 

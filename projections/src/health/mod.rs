@@ -47,6 +47,7 @@ use shared_model::log::LogState;
 use shared_model::topology::{self, Subscriber};
 use sqlx::{PgConnection, PgPool};
 use tokio::sync::Notify;
+use utoipa::openapi::OpenApi;
 
 pub use config::{
     FreshnessConfig, HealthConfig, HistoryConfig, IncidentsConfig, ProviderFreshness,
@@ -138,7 +139,7 @@ pub async fn start(context: Context, config: HealthConfig) -> anyhow::Result<Sta
     let link = Link::open(&context, &config.amqp, topology::events());
     let health = Health::new(pool, &config);
     let access = Access::with_core(&config.access, &config.core.url)?;
-    let routes = api::routes(&health).into();
+    let routes = api::routes(&health);
     let http = http::serve(&context, &config.http, &access, routes).await?;
     let worker = context.clone();
     let settings = Settings {
@@ -160,6 +161,14 @@ pub async fn start(context: Context, config: HealthConfig) -> anyhow::Result<Sta
         Ok(())
     });
     Ok(Started { http })
+}
+
+/// What the service's routes are described as.
+#[must_use]
+pub fn description() -> OpenApi {
+    let mut description = api::router().into_openapi();
+    description.merge(connection_api::router().into_openapi());
+    description
 }
 
 /// What the parts of the projection share.

@@ -1,17 +1,19 @@
 //! The API of deliveries: what was sent, what came of it, and sending again.
 
+use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
-use axum::routing::{get, post};
-use axum::{Json, Router};
 use chrono::{DateTime, SubsecRound, Utc};
 use runtime::http::{self, PageSize, Path, Problem, Query};
 use runtime::{clock, db};
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use serde_json::value::RawValue;
-use serde_json::{Value, json};
 use shared_model::WorkspaceId;
 use sqlx::PgConnection;
+use utoipa::{IntoParams, ToSchema};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 use uuid::Uuid;
 
 use super::call::webhook_id;
@@ -22,35 +24,42 @@ use super::store::delivery::{self as store, Attempt, Delivery, NewDelivery, Stat
 use super::store::endpoint::{self, Endpoint};
 use crate::api;
 
-pub(super) fn routes(source: Source) -> Router {
-    const WEBHOOK: &str = "/v1/workspaces/{workspace}/webhooks/{webhook}";
-    Router::new()
-        .route(&format!("{WEBHOOK}/deliveries"), get(list))
-        .route(&format!("{WEBHOOK}/deliveries/{{delivery}}"), get(find))
-        .route(
-            &format!("{WEBHOOK}/deliveries/{{delivery}}/redeliver"),
-            post(redeliver),
-        )
-        .route(&format!("{WEBHOOK}/recover"), post(recover))
-        .route(&format!("{WEBHOOK}/test"), post(test))
-        .with_state(source)
+/// The routes and what they are described as.
+pub(super) fn router() -> OpenApiRouter<Source> {
+    OpenApiRouter::new()
+        .routes(routes!(list))
+        .routes(routes!(find))
+        .routes(routes!(redeliver))
+        .routes(routes!(recover))
+        .routes(routes!(test))
 }
 
 /// A delivery as answered.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Delivery)]
 struct DeliveryAnswer {
+    /// Its id; ids sort by when deliveries were made.
     id: Uuid,
+    /// Whose it is.
     webhook: Uuid,
     /// What the receiver knows the event by.
     webhook_id: String,
+    /// The event's id.
     event: String,
+    /// Its type, such as `vehicle.snapshot.changed`.
     event_type: String,
+    /// What it is about.
     subject: Option<String>,
+    /// Where the delivery stands.
+    #[schema(value_type = Status)]
     status: String,
+    /// How often the receiver was called.
     attempts: i32,
+    /// When it was made (UTC).
     created_at: DateTime<Utc>,
     /// Of a pending one; while it is being sent, when it is sent again if nothing more is heard of that.
     next_attempt_at: Option<DateTime<Utc>>,
+    /// When it was over, one way or another (UTC).
     done_at: Option<DateTime<Utc>>,
 }
 
@@ -73,11 +82,15 @@ impl From<Delivery> for DeliveryAnswer {
 }
 
 /// The same with what is sent and what came of it.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = DetailedDelivery)]
 struct DetailedAnswer {
     #[serde(flatten)]
     delivery: DeliveryAnswer,
+    /// What is sent.
+    #[schema(value_type = Object)]
     body: Box<RawValue>,
+    /// The calls, in order.
     log: Vec<Attempt>,
 }
 
@@ -114,18 +127,48 @@ fn no_delivery(webhook: Uuid, id: Uuid) -> Problem {
     Problem::not_found("delivery-not-found", detail)
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 struct Filter {
+    /// Only those that stand there.
+    #[param(value_type = Option<Status>, inline)]
     status: Option<String>,
+    /// How many the page has.
+    #[param(minimum = 1, maximum = 1000, default = 100)]
     limit: Option<i64>,
+    /// The `next` of the page before.
     after: Option<Uuid>,
 }
 
+/// A page of deliveries.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = DeliveryPage)]
+struct Listed {
+    /// The newest first.
+    items: Vec<DeliveryAnswer>,
+    /// Where the next page goes on; none behind the last page.
+    next: Option<Uuid>,
+}
+
+/// A webhook's deliveries.
+#[utoipa::path(
+    get,
+    path = "/v1/workspaces/{workspace}/webhooks/{webhook}/deliveries",
+    operation_id = "listDeliveries",
+    tag = "webhooks",
+    params(
+        ("workspace" = inline(WorkspaceId), Path, description = "The workspace"),
+        ("webhook" = Uuid, Path, description = "The webhook"),
+        Filter,
+    ),
+    responses((status = 200, body = Listed, description = "A page of them")),
+    security(("credential" = ["read"])),
+)]
 async fn list(
     State(source): State<Source>,
     Path((workspace, webhook)): Path<(String, Uuid)>,
     Query(filter): Query<Filter>,
-) -> Result<Json<Value>, Problem> {
+) -> Result<Json<Listed>, Problem> {
     let workspace = api::workspace(workspace)?;
     let size = PageSize::asked(filter.limit)?;
     let status = match filter.status.as_deref() {
@@ -141,10 +184,24 @@ async fn list(
     let most = size.to_look_for();
     let found = store::list(&mut pg, webhook, status, filter.after, most).await?;
     let (items, next) = size.cut(found, |delivery| delivery.id);
-    let items: Vec<_> = items.into_iter().map(DeliveryAnswer::from).collect();
-    Ok(Json(json!({"items": items, "next": next})))
+    let items = items.into_iter().map(DeliveryAnswer::from).collect();
+    Ok(Json(Listed { items, next }))
 }
 
+/// One delivery: what is sent, and what came of it.
+#[utoipa::path(
+    get,
+    path = "/v1/workspaces/{workspace}/webhooks/{webhook}/deliveries/{delivery}",
+    operation_id = "getDelivery",
+    tag = "webhooks",
+    params(
+        ("workspace" = inline(WorkspaceId), Path, description = "The workspace"),
+        ("webhook" = Uuid, Path, description = "The webhook"),
+        ("delivery" = Uuid, Path, description = "The delivery"),
+    ),
+    responses((status = 200, body = DetailedAnswer, description = "The delivery")),
+    security(("credential" = ["read"])),
+)]
 async fn find(
     State(source): State<Source>,
     Path((workspace, webhook, id)): Path<(String, Uuid, Uuid)>,
@@ -163,6 +220,20 @@ async fn find(
     }))
 }
 
+/// Send a delivery again, whatever came of it.
+#[utoipa::path(
+    post,
+    path = "/v1/workspaces/{workspace}/webhooks/{webhook}/deliveries/{delivery}/redeliver",
+    operation_id = "redeliver",
+    tag = "webhooks",
+    params(
+        ("workspace" = inline(WorkspaceId), Path, description = "The workspace"),
+        ("webhook" = Uuid, Path, description = "The webhook"),
+        ("delivery" = Uuid, Path, description = "The delivery"),
+    ),
+    responses((status = 202, body = DeliveryAnswer, description = "It is sent again")),
+    security(("credential" = ["manage"])),
+)]
 async fn redeliver(
     State(source): State<Source>,
     Path((workspace, webhook, id)): Path<(String, Uuid, Uuid)>,
@@ -186,7 +257,7 @@ async fn redeliver(
 }
 
 /// Which deliveries to send again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Recover {
     /// Those that were made then or later (UTC).
@@ -194,12 +265,26 @@ pub struct Recover {
 }
 
 /// How many deliveries are sent again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Recovered {
     /// How many.
     pub deliveries: u64,
 }
 
+/// Send again what failed or was skipped since a time.
+#[utoipa::path(
+    post,
+    path = "/v1/workspaces/{workspace}/webhooks/{webhook}/recover",
+    operation_id = "recoverDeliveries",
+    tag = "webhooks",
+    params(
+        ("workspace" = inline(WorkspaceId), Path, description = "The workspace"),
+        ("webhook" = Uuid, Path, description = "The webhook"),
+    ),
+    request_body = Recover,
+    responses((status = 202, body = Recovered, description = "How many are sent again")),
+    security(("credential" = ["manage"])),
+)]
 async fn recover(
     State(source): State<Source>,
     Path((workspace, webhook)): Path<(String, Uuid)>,
@@ -222,6 +307,19 @@ async fn recover(
     Ok((StatusCode::ACCEPTED, Json(Recovered { deliveries })))
 }
 
+/// Send a test event.
+#[utoipa::path(
+    post,
+    path = "/v1/workspaces/{workspace}/webhooks/{webhook}/test",
+    operation_id = "testWebhook",
+    tag = "webhooks",
+    params(
+        ("workspace" = inline(WorkspaceId), Path, description = "The workspace"),
+        ("webhook" = Uuid, Path, description = "The webhook"),
+    ),
+    responses((status = 202, body = DeliveryAnswer, description = "The delivery of the test")),
+    security(("credential" = ["manage"])),
+)]
 async fn test(
     State(source): State<Source>,
     Path((workspace, webhook)): Path<(String, Uuid)>,

@@ -3,18 +3,19 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
-use axum::routing::get;
-use axum::{Json, Router};
 use chrono::{DateTime, Utc};
 use runtime::http::{self, PageSize, Path, Problem, Query};
 use runtime::{clock, db};
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
 use shared_model::{EventType, Provider, VehicleId, WorkspaceId};
 use sqlx::PgPool;
 use tokio::sync::Notify;
+use utoipa::{IntoParams, ToSchema};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 use uuid::Uuid;
 
 use super::config::WebhooksConfig;
@@ -35,16 +36,15 @@ pub(super) struct Source {
     pub(super) wake: Arc<Notify>,
 }
 
-pub(super) fn routes(source: Source) -> Router {
-    const ONE: &str = "/v1/workspaces/{workspace}/webhooks/{webhook}";
-    Router::new()
-        .route("/v1/workspaces/{workspace}/webhooks", get(list).post(add))
-        .route(ONE, get(find).patch(change).delete(remove))
-        .with_state(source)
+/// The routes and what they are described as.
+pub(super) fn router() -> OpenApiRouter<Source> {
+    OpenApiRouter::new()
+        .routes(routes!(list, add))
+        .routes(routes!(find, change, remove))
 }
 
 /// A webhook to add.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NewWebhook {
     /// What is called.
@@ -64,7 +64,7 @@ pub struct NewWebhook {
 }
 
 /// Changes of a webhook: what is absent stays as it is.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct WebhookPatch {
     /// What is called.
@@ -75,6 +75,7 @@ pub struct WebhookPatch {
     pub description: Option<String>,
     /// Types of events; null for all.
     #[serde(default, skip_serializing_if = "TypesPatch::is_keep")]
+    #[schema(value_type = Option<BTreeSet<String>>)]
     pub event_types: TypesPatch,
     /// What narrows them further, as a whole.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -119,19 +120,32 @@ impl From<TypesPatch> for Option<BTreeSet<String>> {
 }
 
 /// A webhook as answered.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Webhook)]
 struct WebhookAnswer {
+    /// Its id.
     id: Uuid,
+    /// Whose it is.
     workspace: WorkspaceId,
+    /// What is called.
     url: String,
+    /// What its owner calls it.
     description: String,
+    /// Types of events; none stands for all.
     event_types: Option<BTreeSet<String>>,
+    /// What narrows them further.
     filters: Filters,
+    /// Whether it is called.
     enabled: bool,
+    /// Why it is not.
     disabled_reason: Option<DisabledReason>,
+    /// Since when it is not (UTC).
     disabled_at: Option<DateTime<Utc>>,
+    /// Since when every call has failed (UTC).
     failing_since: Option<DateTime<Utc>>,
+    /// When it was added (UTC).
     created_at: DateTime<Utc>,
+    /// When its owner changed it last (UTC).
     updated_at: DateTime<Utc>,
     /// At creation only.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -232,6 +246,21 @@ pub(super) fn not_found(workspace: &WorkspaceId, id: Uuid) -> Problem {
     Problem::not_found("webhook-not-found", detail)
 }
 
+/// Add a webhook.
+///
+/// The answer holds its secret; so does `…/secret`.
+#[utoipa::path(
+    post,
+    path = "/v1/workspaces/{workspace}/webhooks",
+    operation_id = "addWebhook",
+    tag = "webhooks",
+    params(
+        ("workspace" = inline(WorkspaceId), Path, description = "The workspace"),
+    ),
+    request_body = NewWebhook,
+    responses((status = 201, body = WebhookAnswer, description = "The webhook")),
+    security(("credential" = ["manage"])),
+)]
 async fn add(
     State(source): State<Source>,
     Path(workspace): Path<String>,
@@ -264,29 +293,70 @@ async fn add(
     Ok((StatusCode::CREATED, Json(answer)))
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 struct Page {
+    /// How many the page has.
+    #[param(minimum = 1, maximum = 1000, default = 100)]
     limit: Option<i64>,
+    /// The `next` of the page before.
     after: Option<Uuid>,
 }
 
+/// A page of webhooks.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = WebhookPage)]
+struct Listed {
+    /// By when they were added.
+    items: Vec<WebhookAnswer>,
+    /// Where the next page goes on; none behind the last page.
+    next: Option<Uuid>,
+}
+
+/// A workspace's webhooks.
+#[utoipa::path(
+    get,
+    path = "/v1/workspaces/{workspace}/webhooks",
+    operation_id = "listWebhooks",
+    tag = "webhooks",
+    params(
+        ("workspace" = inline(WorkspaceId), Path, description = "The workspace"),
+        Page,
+    ),
+    responses((status = 200, body = Listed, description = "A page of them")),
+    security(("credential" = ["read"])),
+)]
 async fn list(
     State(source): State<Source>,
     Path(workspace): Path<String>,
     Query(page): Query<Page>,
-) -> Result<Json<Value>, Problem> {
+) -> Result<Json<Listed>, Problem> {
     let workspace = api::workspace(workspace)?;
     let size = PageSize::asked(page.limit)?;
     let mut pg = source.pool.acquire().await?;
     let found = store::list(&mut pg, &workspace, page.after, size.to_look_for()).await?;
     let (items, next) = size.cut(found, |endpoint| endpoint.id);
-    let items: Vec<_> = items
-        .into_iter()
-        .map(|endpoint| WebhookAnswer::new(workspace.clone(), endpoint))
-        .collect();
-    Ok(Json(json!({"items": items, "next": next})))
+    let items = items.into_iter();
+    let items = items.map(|endpoint| WebhookAnswer::new(workspace.clone(), endpoint));
+    Ok(Json(Listed {
+        items: items.collect(),
+        next,
+    }))
 }
 
+/// One webhook.
+#[utoipa::path(
+    get,
+    path = "/v1/workspaces/{workspace}/webhooks/{webhook}",
+    operation_id = "getWebhook",
+    tag = "webhooks",
+    params(
+        ("workspace" = inline(WorkspaceId), Path, description = "The workspace"),
+        ("webhook" = Uuid, Path, description = "The webhook"),
+    ),
+    responses((status = 200, body = WebhookAnswer, description = "The webhook")),
+    security(("credential" = ["read"])),
+)]
 async fn find(
     State(source): State<Source>,
     Path((workspace, id)): Path<(String, Uuid)>,
@@ -297,6 +367,20 @@ async fn find(
     Ok(Json(WebhookAnswer::new(workspace, endpoint)))
 }
 
+/// Change a webhook, enable or disable it.
+#[utoipa::path(
+    patch,
+    path = "/v1/workspaces/{workspace}/webhooks/{webhook}",
+    operation_id = "changeWebhook",
+    tag = "webhooks",
+    params(
+        ("workspace" = inline(WorkspaceId), Path, description = "The workspace"),
+        ("webhook" = Uuid, Path, description = "The webhook"),
+    ),
+    request_body = WebhookPatch,
+    responses((status = 200, body = WebhookAnswer, description = "The webhook now")),
+    security(("credential" = ["manage"])),
+)]
 async fn change(
     State(source): State<Source>,
     Path((workspace, id)): Path<(String, Uuid)>,
@@ -345,6 +429,19 @@ fn patched(mut endpoint: Endpoint, patch: &WebhookPatch) -> (Endpoint, bool) {
     (endpoint, enabled)
 }
 
+/// Remove a webhook, and its deliveries.
+#[utoipa::path(
+    delete,
+    path = "/v1/workspaces/{workspace}/webhooks/{webhook}",
+    operation_id = "removeWebhook",
+    tag = "webhooks",
+    params(
+        ("workspace" = inline(WorkspaceId), Path, description = "The workspace"),
+        ("webhook" = Uuid, Path, description = "The webhook"),
+    ),
+    responses((status = 204, description = "It is gone")),
+    security(("credential" = ["manage"])),
+)]
 async fn remove(
     State(source): State<Source>,
     Path((workspace, id)): Path<(String, Uuid)>,

@@ -8,8 +8,9 @@ use serde_json::Value;
 use shared_model::{CloudEvent, WorkspaceId};
 
 /// What narrows the events of an endpoint further than their types do. What is absent does not narrow.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = WebhookFilters)]
 pub struct Filters {
     /// Only events about these vehicles.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -40,6 +40,8 @@ use runtime::db::{self, Migrations};
 use runtime::{Context, http, outbound};
 use shared_model::topology;
 use tokio::sync::Notify;
+use utoipa::openapi::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
 
 pub use config::{DeliveriesConfig, ReactionsConfig, WebhooksConfig};
 pub use delivery_api::{Recover, Recovered};
@@ -58,6 +60,19 @@ pub static MIGRATIONS: Migrations = Migrations {
     migrator: || sqlx::migrate!("migrations/reactions"),
 };
 
+/// The routes and what they are described as.
+fn router() -> OpenApiRouter<endpoint_api::Source> {
+    endpoint_api::router()
+        .merge(secret_api::router())
+        .merge(delivery_api::router())
+}
+
+/// What the service's routes are described as.
+#[must_use]
+pub fn description() -> OpenApi {
+    router().into_openapi()
+}
+
 /// Starts the webhooks' API, the reaction and the sender on `context`. Broker and database may be away.
 pub async fn start(context: Context, config: ReactionsConfig) -> anyhow::Result<Started> {
     let webhooks = Arc::new(config.webhooks.clone());
@@ -75,12 +90,9 @@ pub async fn start(context: Context, config: ReactionsConfig) -> anyhow::Result<
         config: Arc::clone(&webhooks),
         wake: Arc::clone(&wake),
     };
-    let routes = endpoint_api::routes(source.clone())
-        .merge(secret_api::routes(source.clone()))
-        .merge(delivery_api::routes(source));
-    let access = Access::with_core(&config.access, &config.core.url)?;
     let audit = CoreAudit::new(&config.core.url, &InternalToken::of(&config.access))?;
-    let routes = audited(routes.into(), Arc::new(audit))?;
+    let routes = audited(router().with_state(source), Arc::new(audit))?;
+    let access = Access::with_core(&config.access, &config.core.url)?;
     let http = http::serve(&context, &config.http, &access, routes).await?;
     let worker = context.clone();
     context.spawn("reactions", async move {

@@ -1,11 +1,14 @@
 //! The API of webhooks' secrets.
 
+use axum::Json;
 use axum::extract::State;
-use axum::routing::{get, post};
-use axum::{Json, Router};
+use chrono::{DateTime, Utc};
 use runtime::http::{Path, Problem};
-use serde::Deserialize;
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
+use shared_model::WorkspaceId;
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 use uuid::Uuid;
 
 use super::endpoint_api::{Source, not_found, unprocessable};
@@ -13,12 +16,11 @@ use super::secret::Secret;
 use super::store::secrets::{self as store, Secrets};
 use crate::api;
 
-pub(super) fn routes(source: Source) -> Router {
-    const SECRET: &str = "/v1/workspaces/{workspace}/webhooks/{webhook}/secret";
-    Router::new()
-        .route(SECRET, get(secret))
-        .route(&format!("{SECRET}/rotate"), post(rotate))
-        .with_state(source)
+/// The routes and what they are described as.
+pub(super) fn router() -> OpenApiRouter<Source> {
+    OpenApiRouter::new()
+        .routes(routes!(secret))
+        .routes(routes!(rotate))
 }
 
 /// The secret that somebody chose, or a new one.
@@ -30,37 +32,89 @@ pub(super) fn chosen(secret: Option<&str>) -> Result<Secret, Problem> {
     }
 }
 
-fn secrets_answer(secrets: &Secrets) -> Json<Value> {
-    let previous = secrets
-        .previous
-        .as_ref()
-        .map(|(secret, until)| json!({"secret": secret.reveal(), "until": until}));
-    Json(json!({"secret": secrets.current.reveal(), "previous": previous}))
+/// What a webhook's calls are signed with.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = WebhookSecrets)]
+struct SecretsAnswer {
+    /// The secret in force, `whsec_…`.
+    secret: String,
+    /// The one before, while calls are signed with both.
+    previous: Option<PreviousSecret>,
 }
 
+/// The secret before the one in force.
+#[derive(Debug, Serialize, ToSchema)]
+struct PreviousSecret {
+    /// The secret, `whsec_…`.
+    secret: String,
+    /// Until when calls are signed with it as well (UTC).
+    until: DateTime<Utc>,
+}
+
+impl SecretsAnswer {
+    fn new(secrets: &Secrets) -> Self {
+        let previous = secrets.previous.as_ref();
+        Self {
+            secret: secrets.current.reveal(),
+            previous: previous.map(|(secret, until)| PreviousSecret {
+                secret: secret.reveal(),
+                until: *until,
+            }),
+        }
+    }
+}
+
+/// What a webhook's calls are signed with.
+#[utoipa::path(
+    get,
+    path = "/v1/workspaces/{workspace}/webhooks/{webhook}/secret",
+    operation_id = "getWebhookSecret",
+    tag = "webhooks",
+    params(
+        ("workspace" = inline(WorkspaceId), Path, description = "The workspace"),
+        ("webhook" = Uuid, Path, description = "The webhook"),
+    ),
+    responses((status = 200, body = SecretsAnswer, description = "Its secrets")),
+    security(("credential" = ["manage"])),
+)]
 async fn secret(
     State(source): State<Source>,
     Path((workspace, id)): Path<(String, Uuid)>,
-) -> Result<Json<Value>, Problem> {
+) -> Result<Json<SecretsAnswer>, Problem> {
     let workspace = api::workspace(workspace)?;
     let found = store::secrets(&mut *source.pool.acquire().await?, &workspace, id).await?;
     let secrets = found.ok_or_else(|| not_found(&workspace, id))?;
-    Ok(secrets_answer(&secrets))
+    Ok(Json(SecretsAnswer::new(&secrets)))
 }
 
 /// What a rotation may say.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = SecretRotation)]
 struct Rotation {
     /// `whsec_…`; one is made if absent.
     secret: Option<String>,
 }
 
+/// Give a webhook a new secret; calls are signed with the old one as well for a while.
+#[utoipa::path(
+    post,
+    path = "/v1/workspaces/{workspace}/webhooks/{webhook}/secret/rotate",
+    operation_id = "rotateWebhookSecret",
+    tag = "webhooks",
+    params(
+        ("workspace" = inline(WorkspaceId), Path, description = "The workspace"),
+        ("webhook" = Uuid, Path, description = "The webhook"),
+    ),
+    request_body = Option<Rotation>,
+    responses((status = 200, body = SecretsAnswer, description = "Its secrets now")),
+    security(("credential" = ["manage"])),
+)]
 async fn rotate(
     State(source): State<Source>,
     Path((workspace, id)): Path<(String, Uuid)>,
     body: axum::body::Bytes,
-) -> Result<Json<Value>, Problem> {
+) -> Result<Json<SecretsAnswer>, Problem> {
     let workspace = api::workspace(workspace)?;
     // There is nothing that has to be said.
     let rotation = if body.is_empty() {
@@ -77,5 +131,5 @@ async fn rotate(
     }
     let found = store::secrets(&mut pg, &workspace, id).await?;
     let secrets = found.ok_or_else(|| not_found(&workspace, id))?;
-    Ok(secrets_answer(&secrets))
+    Ok(Json(SecretsAnswer::new(&secrets)))
 }

@@ -77,6 +77,29 @@ pub async fn rebuild(
     rebuild::rebuild::<SnapshotProjection>(context, pool, &core, arguments, say).await
 }
 
+/// What the service's routes are described as.
+#[must_use]
+pub fn description() -> utoipa::openapi::OpenApi {
+    // Until the routes carry their own.
+    let operation = |id: &str, names: &[&str]| {
+        let parameters: Vec<_> = names
+            .iter()
+            .map(|name| {
+                serde_json::json!({"name": name, "in": "path", "required": true,
+                "description": name, "schema": {"type": "string"}})
+            })
+            .collect();
+        serde_json::json!({"get": {"summary": id, "parameters": parameters, "operationId": id, "tags": ["vehicles"],
+            "responses": {"200": {"description": ""}}, "security": [{"credential": ["read"]}]}})
+    };
+    let paths = serde_json::json!({
+        "/v1/workspaces/{workspace}/vehicles": operation("listVehicles", &["workspace"]),
+        "/v1/workspaces/{workspace}/vehicles/{vehicle}/snapshot": operation("getSnapshot", &["workspace", "vehicle"]),
+    });
+    let document = serde_json::json!({"openapi": "3.1.0", "info": {"title": "", "version": ""}, "paths": paths});
+    serde_json::from_value(document).unwrap_or_default()
+}
+
 /// Starts the read API and the worker on `context`. Broker, database and core may be away.
 pub async fn start(context: Context, config: SnapshotConfig) -> anyhow::Result<Started> {
     let pool = db::open(&context, &config.database)?;

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use headrace::gateway::{self, GatewayConfig, Upstreams};
+use headrace::gateway::{self, CorsConfig, GatewayConfig, Upstreams};
 use headrace::services::{Service, Setting};
 use provider_sim::{DEFAULT_API_KEY, ScriptedConfig, ScriptedProvider};
 use rangemap::RangeInclusiveSet;
@@ -85,6 +85,8 @@ pub struct World {
     pub amqp: String,
     /// A client for the APIs.
     pub http: Client,
+    /// Which pages of others may use the APIs, from the gateway's next start on.
+    pub cors: CorsConfig,
     settings: Vec<Setting>,
     running: BTreeMap<Service, (Context, SocketAddr)>,
     core: Option<SocketAddr>,
@@ -161,6 +163,7 @@ impl World {
                 .default_headers(internal_headers())
                 .build()
                 .expect("a client"),
+            cors: CorsConfig::default(),
             settings,
             running: BTreeMap::new(),
             core: None,
@@ -253,7 +256,11 @@ impl World {
                 snapshot: url(Service::SnapshotProjection),
                 health: url(Service::HealthProjection),
                 reactions: url(Service::Reactions),
+                // The port that nobody listens on.
+                live: "http://127.0.0.1:9".to_owned(),
             },
+            access: AccessConfig::internal(INTERNAL_TOKEN),
+            cors: self.cors.clone(),
         };
         let context = Context::new("gateway", self.vhost.clone());
         let address = gateway::start(context.clone(), config)

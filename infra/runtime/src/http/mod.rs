@@ -2,6 +2,7 @@
 //!
 //! Every error is an RFC 9457 problem, those of the framework included.
 
+pub mod description;
 mod extract;
 mod page;
 mod problem;
@@ -18,6 +19,7 @@ use axum::routing::get;
 use axum::{Router, middleware};
 use tokio::net::TcpListener;
 use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 pub use extract::{Json, Path, Query};
 pub use page::PageSize;
@@ -36,13 +38,7 @@ pub async fn serve(
     access: &Access,
     routes: OpenApiRouter,
 ) -> anyhow::Result<SocketAddr> {
-    let (routes, description) = routes.split_for_parts();
-    let guarded = Guarded {
-        access: access.clone(),
-        rules: Arc::new(Rules::of(&description)?),
-    };
-    let routes = routes.layer(middleware::from_fn_with_state(guarded, guard));
-    serve_open(context, config, routes).await
+    serve_open(context, config, guarded(access, routes)?).await
 }
 
 /// Serves `routes` and the service's own to everybody.
@@ -50,6 +46,41 @@ pub async fn serve_open(
     context: &Context,
     config: &HttpConfig,
     routes: Router,
+) -> anyhow::Result<SocketAddr> {
+    let routes = routes.route("/metrics", get(metrics));
+    listen(context, config, routes, |app| app).await
+}
+
+/// Serves `routes` and the service's probes to everybody, and its metrics to whom `access` lets operate
+/// the installation: they name what is behind a service that the public reaches. `wrap` is put around all
+/// of it.
+pub async fn serve_public(
+    context: &Context,
+    config: &HttpConfig,
+    access: &Access,
+    routes: Router,
+    wrap: impl FnOnce(Router) -> Router,
+) -> anyhow::Result<SocketAddr> {
+    let own = OpenApiRouter::new().routes(routes!(metrics));
+    let routes = routes.merge(guarded(access, own)?);
+    listen(context, config, routes, wrap).await
+}
+
+/// The routes, each for whom its description names.
+fn guarded(access: &Access, routes: OpenApiRouter) -> anyhow::Result<Router> {
+    let (routes, description) = routes.split_for_parts();
+    let guarded = Guarded {
+        access: access.clone(),
+        rules: Arc::new(Rules::of(&description)?),
+    };
+    Ok(routes.layer(middleware::from_fn_with_state(guarded, guard)))
+}
+
+async fn listen(
+    context: &Context,
+    config: &HttpConfig,
+    routes: Router,
+    wrap: impl FnOnce(Router) -> Router,
 ) -> anyhow::Result<SocketAddr> {
     let listener = TcpListener::bind(config.listen).await.with_context(|| {
         format!(
@@ -61,12 +92,12 @@ pub async fn serve_open(
     let own = Router::new()
         .route("/livez", get(|| async { "alive\n" }))
         .route("/readyz", get(ready))
-        .route("/metrics", get(metrics))
         .with_state(context.clone());
     let app = own
         .merge(routes)
         .fallback(not_found)
         .method_not_allowed_fallback(not_allowed);
+    let app = wrap(app);
     let closing = context.closing().clone();
     context.spawn_infrastructure("http", async move {
         axum::serve(listener, app)
@@ -90,6 +121,15 @@ async fn ready(State(context): State<Context>) -> Response {
     (status, axum::Json(report)).into_response()
 }
 
+/// The service's metrics.
+#[utoipa::path(
+    get,
+    path = "/metrics",
+    operation_id = "getMetrics",
+    tag = "pipeline",
+    responses((status = 200, body = String, content_type = "text/plain", description = "The metrics")),
+    security(("credential" = ["operate"])),
+)]
 async fn metrics() -> Result<Response, Problem> {
     let page = telemetry::metrics_page().map_err(|error| Problem::internal(&error))?;
     Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], page).into_response())

@@ -6,17 +6,27 @@ use chrono::{DateTime, Utc};
 use runtime::http::{PageSize, Path, Problem, Query};
 use serde::{Deserialize, Serialize};
 use shared_model::time::from_unix_micros;
+use shared_model::{VehicleId, WorkspaceId};
+use utoipa::{IntoParams, ToSchema};
 
 use crate::api;
 use crate::health::Health;
 use crate::health::store::transition::{self as store, Entry, Period, Place};
 use crate::health::store::view;
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(super) struct Asked {
+    /// Only what was found then or later (RFC 3339).
+    #[param(format = DateTime)]
     since: Option<String>,
+    /// Only what was found before (RFC 3339).
+    #[param(format = DateTime)]
     until: Option<String>,
+    /// How many the page has.
+    #[param(minimum = 1, maximum = 1000, default = 100)]
     limit: Option<i64>,
+    /// The `next` of the page before.
     after: Option<String>,
 }
 
@@ -37,13 +47,29 @@ impl Asked {
     }
 }
 
-#[derive(Debug, Serialize)]
+/// A page of changes of vehicles' health.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = HealthHistoryPage)]
 pub(super) struct Listed {
+    /// The newest first.
     items: Vec<Entry>,
     /// Where the next page goes on; none behind the last page.
     next: Option<String>,
 }
 
+/// What changed in the health of a workspace's vehicles.
+#[utoipa::path(
+    get,
+    path = "/v1/workspaces/{workspace}/health/history",
+    operation_id = "listHealthHistory",
+    tag = "health",
+    params(
+        ("workspace" = inline(WorkspaceId), Path, description = "The workspace"),
+        Asked,
+    ),
+    responses((status = 200, body = Listed, description = "A page of changes")),
+    security(("credential" = ["read"])),
+)]
 pub(super) async fn of_workspace(
     State(health): State<Health>,
     Path(workspace): Path<String>,
@@ -57,6 +83,20 @@ pub(super) async fn of_workspace(
     Ok(Json(Listed { items, next }))
 }
 
+/// What changed in the health of one vehicle.
+#[utoipa::path(
+    get,
+    path = "/v1/workspaces/{workspace}/vehicles/{vehicle}/health/history",
+    operation_id = "listVehicleHealthHistory",
+    tag = "health",
+    params(
+        ("workspace" = inline(WorkspaceId), Path, description = "The workspace"),
+        ("vehicle" = inline(VehicleId), Path, description = "The vehicle"),
+        Asked,
+    ),
+    responses((status = 200, body = Listed, description = "A page of changes")),
+    security(("credential" = ["read"])),
+)]
 pub(super) async fn of_vehicle(
     State(health): State<Health>,
     Path((workspace, vehicle)): Path<(String, String)>,

@@ -4,25 +4,50 @@ use axum::Json;
 use axum::extract::State;
 use runtime::http::{PageSize, Path, Problem, Query};
 use serde::{Deserialize, Serialize};
+use shared_model::WorkspaceId;
+use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use crate::api;
 use crate::health::Health;
 use crate::health::store::incident::{self as store, Incident, State as IncidentState};
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(super) struct Asked {
+    /// Only those that go on, or only those that are over.
+    #[param(inline)]
     state: Option<IncidentState>,
+    /// How many the page has.
+    #[param(minimum = 1, maximum = 1000, default = 100)]
     limit: Option<i64>,
+    /// The `next` of the page before.
     after: Option<Uuid>,
 }
 
-#[derive(Debug, Serialize)]
+/// A page of outages.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = IncidentPage)]
 pub(super) struct Listed {
+    /// The newest first.
     items: Vec<Incident>,
+    /// Where the next page goes on; none behind the last page.
     next: Option<Uuid>,
 }
 
+/// The outages of a workspace's providers.
+#[utoipa::path(
+    get,
+    path = "/v1/workspaces/{workspace}/health/incidents",
+    operation_id = "listIncidents",
+    tag = "health",
+    params(
+        ("workspace" = inline(WorkspaceId), Path, description = "The workspace"),
+        Asked,
+    ),
+    responses((status = 200, body = Listed, description = "A page of them")),
+    security(("credential" = ["read"])),
+)]
 pub(super) async fn list(
     State(health): State<Health>,
     Path(workspace): Path<String>,
@@ -37,6 +62,19 @@ pub(super) async fn list(
     Ok(Json(Listed { items, next }))
 }
 
+/// One outage.
+#[utoipa::path(
+    get,
+    path = "/v1/workspaces/{workspace}/health/incidents/{incident}",
+    operation_id = "getIncident",
+    tag = "health",
+    params(
+        ("workspace" = inline(WorkspaceId), Path, description = "The workspace"),
+        ("incident" = Uuid, Path, description = "The outage"),
+    ),
+    responses((status = 200, body = Incident, description = "The outage")),
+    security(("credential" = ["read"])),
+)]
 pub(super) async fn find(
     State(health): State<Health>,
     Path((workspace, id)): Path<(String, Uuid)>,

@@ -6,7 +6,8 @@ use chrono::{DateTime, Utc};
 use runtime::http::{PageSize, Path, Problem, Query};
 use serde::{Deserialize, Serialize};
 use serde_json::Number;
-use shared_model::Provider;
+use shared_model::{Provider, VehicleId, WorkspaceId};
+use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use super::seconds;
@@ -17,18 +18,32 @@ use crate::health::judgement::Cause;
 use crate::health::store::view::{self, Filter};
 
 /// A vehicle's health as answered.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = VehicleHealth)]
 pub(super) struct HealthAnswer {
+    /// The workspace.
     workspace: String,
+    /// The vehicle.
     vehicle: String,
+    /// How recently it was heard from.
     freshness: Freshness,
+    /// When it was last heard from (UTC); none if it never was.
     last_received_at: Option<DateTime<Utc>>,
+    /// Since when its freshness is what it is (UTC).
     since: DateTime<Utc>,
+    /// Why it is not fresh; none if it is.
     cause: Option<Cause>,
+    /// The outage, where that is the cause.
     incident: Option<Uuid>,
+    /// The provider that it was last heard from through.
     provider: Option<String>,
+    /// The connection that it was last heard from through.
     connection: Option<Uuid>,
+    /// How long it may be silent before it is stale, in seconds.
+    #[schema(value_type = f64)]
     stale_after_seconds: Number,
+    /// How long it may be silent before it is offline, in seconds.
+    #[schema(value_type = f64)]
     offline_after_seconds: Number,
 }
 
@@ -52,6 +67,19 @@ impl HealthAnswer {
     }
 }
 
+/// The health of one vehicle.
+#[utoipa::path(
+    get,
+    path = "/v1/workspaces/{workspace}/vehicles/{vehicle}/health",
+    operation_id = "getVehicleHealth",
+    tag = "health",
+    params(
+        ("workspace" = inline(WorkspaceId), Path, description = "The workspace"),
+        ("vehicle" = inline(VehicleId), Path, description = "The vehicle"),
+    ),
+    responses((status = 200, body = HealthAnswer, description = "The vehicle's health")),
+    security(("credential" = ["read"])),
+)]
 pub(super) async fn find(
     State(health): State<Health>,
     Path((workspace, vehicle)): Path<(String, String)>,
@@ -66,23 +94,50 @@ pub(super) async fn find(
     )))
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(super) struct Asked {
+    /// Only vehicles as fresh as this.
+    #[param(inline)]
     freshness: Option<Freshness>,
+    /// Only vehicles that are not fresh for this cause.
+    #[param(inline)]
     cause: Option<Cause>,
+    /// Only vehicles that were last heard from through this provider.
+    #[param(inline)]
     provider: Option<Provider>,
+    /// Only vehicles that this outage silences.
     incident: Option<Uuid>,
+    /// How many the page has.
+    #[param(minimum = 1, maximum = 1000, default = 100)]
     limit: Option<i64>,
+    /// The `next` of the page before.
     after: Option<String>,
 }
 
-#[derive(Debug, Serialize)]
+/// A page of vehicles' health.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = VehicleHealthPage)]
 pub(super) struct Listed {
+    /// By the bytes of the vehicles' ids.
     items: Vec<HealthAnswer>,
     /// Where the next page goes on; none behind the last page.
     next: Option<String>,
 }
 
+/// The health of a workspace's vehicles.
+#[utoipa::path(
+    get,
+    path = "/v1/workspaces/{workspace}/health/vehicles",
+    operation_id = "listVehicleHealth",
+    tag = "health",
+    params(
+        ("workspace" = inline(WorkspaceId), Path, description = "The workspace"),
+        Asked,
+    ),
+    responses((status = 200, body = Listed, description = "A page of them")),
+    security(("credential" = ["read"])),
+)]
 pub(super) async fn list(
     State(health): State<Health>,
     Path(workspace): Path<String>,

@@ -183,7 +183,7 @@ async fn close(
 }
 
 /// An incident as answered.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, utoipa::ToSchema)]
 pub(in crate::health) struct Incident {
     /// Its id; ids sort by when incidents were found.
     #[serde(rename = "incident")]
@@ -205,8 +205,9 @@ pub(in crate::health) struct Incident {
 }
 
 /// Which of two states an incident is in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
+#[schema(as = IncidentState)]
 pub(in crate::health) enum State {
     /// It goes on.
     Open,

@@ -84,7 +84,8 @@ async fn add(
 }
 
 /// A change of a vehicle's health as answered.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, utoipa::ToSchema)]
+#[schema(as = HealthChange)]
 pub(in crate::health) struct Entry {
     #[serde(skip)]
     pub(in crate::health) id: i64,

@@ -7,7 +7,8 @@ use uuid::Uuid;
 use super::CHUNK;
 
 /// Where a delivery stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, utoipa::ToSchema)]
+#[schema(as = DeliveryStatus, rename_all = "snake_case")]
 pub enum Status {
     /// It waits for its first or next attempt.
     Pending,
@@ -171,14 +172,22 @@ pub(in crate::reactions) async fn find(
 }
 
 /// A call, and what came of it.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, utoipa::ToSchema)]
+#[schema(as = DeliveryAttempt)]
 pub(in crate::reactions) struct Attempt {
+    /// From 1.
     number: i32,
+    /// When the receiver was called (UTC).
     started_at: DateTime<Utc>,
+    /// How long that took, in milliseconds.
     duration_ms: i64,
+    /// What came of it, as a word.
     outcome: String,
+    /// The status of the receiver's answer.
     status: Option<i32>,
+    /// Why there was no answer.
     error: Option<String>,
+    /// The beginning of the answer.
     response: Option<String>,
 }
 

@@ -12,7 +12,7 @@ use crate::reactions::filter::{Filters, Interest};
 use crate::reactions::secret::Secret;
 
 /// Why an endpoint is disabled.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum DisabledReason {
     /// Its owner wants it so.

@@ -1,0 +1,140 @@
+//! What the services answer is what they describe: [Schemathesis] asks every operation for what fits its
+//! description and for what does not, and checks statuses, media types and schemas of the answers.
+//!
+//! It is a Python program, installed with pinned versions into the target directory.
+//!
+//! [Schemathesis]: https://schemathesis.readthedocs.io
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use tests::harness::INTERNAL_TOKEN;
+use tokio::process::Command;
+
+use crate::access;
+
+/// The pinned versions; the environment is made anew when they change.
+const REQUIREMENTS: &str = include_str!("schemathesis.txt");
+const SEED: &str = "1";
+const EXAMPLES: &str = "12";
+/// The whole run, in seconds.
+const AT_MOST: &str = "150";
+const CHECKS: &str = "not_a_server_error,status_code_conformance,content_type_conformance,\
+    response_headers_conformance,response_schema_conformance,negative_data_rejection";
+
+async fn succeeds(program: &str, arguments: &[&str]) -> Result<(), String> {
+    let output = Command::new(program)
+        .args(arguments)
+        .stdin(Stdio::null())
+        .output()
+        .await
+        .map_err(|error| format!("{program} cannot be run: {error}"))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let text =
+        [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned());
+    Err(format!(
+        "{program} {}: {}",
+        arguments.join(" "),
+        text.concat()
+    ))
+}
+
+/// Python's environments are a package of their own on Debian.
+async fn install_venv() {
+    const SCRIPT: &str =
+        "apt-get update && apt-get install --yes --no-install-recommends python3-venv";
+    let as_root = succeeds("sudo", &["-n", "sh", "-c", SCRIPT]);
+    let done = match succeeds("sh", &["-c", SCRIPT]).await {
+        Ok(()) => Ok(()),
+        Err(_) => as_root.await,
+    };
+    done.expect("Python's venv can be installed; try `sudo apt-get install python3-venv`");
+}
+
+/// The program, installed if it is not there yet.
+async fn program() -> PathBuf {
+    let home = Path::new(env!("CARGO_TARGET_TMPDIR")).join("schemathesis");
+    let (installed, program) = (home.join("installed.txt"), home.join("bin/schemathesis"));
+    if std::fs::read_to_string(&installed).is_ok_and(|text| text == REQUIREMENTS) {
+        return program;
+    }
+    let path = home.to_str().expect("a path in UTF-8");
+    let venv = ["-m", "venv", "--clear", path];
+    if succeeds("python3", &venv).await.is_err() {
+        install_venv().await;
+        succeeds("python3", &venv).await.expect("an environment");
+    }
+    let wanted = home.join("wanted.txt");
+    std::fs::write(&wanted, REQUIREMENTS).expect("a file");
+    let pip = home.join("bin/pip");
+    let (pip, wanted_path) = (
+        pip.to_str().expect("UTF-8"),
+        wanted.to_str().expect("UTF-8"),
+    );
+    let install = [
+        "install",
+        "--quiet",
+        "--disable-pip-version-check",
+        "-r",
+        wanted_path,
+    ];
+    succeeds(pip, &install)
+        .await
+        .expect("PyPI has the packages");
+    // Only now it is whole.
+    std::fs::rename(wanted, installed).expect("a file");
+    program
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_answer_is_as_described() {
+    let program = program().await;
+    let (world, things) = access::world().await;
+    let scratch = tempfile::tempdir().unwrap();
+    let config = scratch.path().join("schemathesis.toml");
+    // Otherwise hardly anything would be found that is there.
+    let parameters = format!(
+        "[parameters]\n\"path.workspace\" = \"w\"\n\"path.vehicle\" = \"{}\"\n",
+        things["vehicle"]
+    );
+    std::fs::write(&config, parameters).unwrap();
+    let output = Command::new(program)
+        .current_dir(scratch.path())
+        .args(["--config-file".as_ref(), config.as_os_str()])
+        .args(["run", &world.url("/openapi.json"), "--no-color"])
+        .args([
+            "--header",
+            &format!("Authorization: Bearer {INTERNAL_TOKEN}"),
+        ])
+        .args(["--checks", CHECKS, "--phases", "examples,coverage,fuzzing"])
+        .args([
+            "--seed",
+            SEED,
+            "--generation-deterministic",
+            "--max-examples",
+            EXAMPLES,
+        ])
+        .args(["--generation-database", "none", "--max-time", AT_MOST])
+        .args([
+            "--request-timeout",
+            "30",
+            "--workers",
+            "2",
+            "--warnings",
+            "off",
+        ])
+        // Their answers do not end by themselves.
+        .args(["--exclude-tag", "live", "--exclude-path-regex", "/export/"])
+        .stdin(Stdio::null())
+        .output()
+        .await
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{text}\n{error}");
+    // It looked at all that there is.
+    assert!(text.contains("No issues found"), "{text}");
+    world.stop().await;
+}
