@@ -301,16 +301,9 @@ async fn the_command_lists_shows_replays_and_discards() {
     let connection = world.connect_nowhere("w", &["bus-1".to_owned()]).await;
     bury(&world, &envelope(connection, 7), None).await;
     let id = letters(&world, 1).await[0]["id"].to_string();
-    let api = world.url("");
     let run = async |arguments: &[&str]| {
-        let arguments: Vec<_> = ["headrace", "dead-letters"]
-            .into_iter()
-            .chain(arguments.iter().copied())
-            .chain(["--api", &api])
-            .map(str::to_owned)
-            .collect();
-        let run = tokio::task::spawn_blocking(|| headrace::cli::main_with(arguments));
-        run.await.unwrap() == ExitCode::SUCCESS
+        let all = [&["dead-letters"], arguments].concat();
+        world.headrace(&all).await == ExitCode::SUCCESS
     };
     assert!(run(&["list"]).await && run(&["list", "--json", "--workspace", "w"]).await);
     assert!(run(&["show", &id]).await && !run(&["show", "999999"]).await);

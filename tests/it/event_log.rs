@@ -445,13 +445,9 @@ async fn subscribers_are_forgotten_from_the_command_line() {
     let (status, _) = ask(&world.core_url(), Method::PUT, path, Some(body)).await;
     assert_eq!(status, 200);
     let run = async |arguments: &[&str]| {
-        let api = format!("--api={}", world.url(""));
-        let (verb, rest) = arguments.split_first().unwrap();
-        let begin = ["headrace", "subscribers", verb, &api];
-        let all: Vec<_> = begin.iter().chain(rest).map(ToString::to_string).collect();
-        tokio::task::spawn_blocking(move || headrace::cli::main_with(all))
+        world
+            .headrace(&[&["subscribers"], arguments].concat())
             .await
-            .unwrap()
     };
     assert_eq!(run(&["list"]).await, ExitCode::SUCCESS);
     assert_eq!(

@@ -575,16 +575,10 @@ async fn a_file_is_delivered_from_the_command_line() {
     let at = now();
     let lines = (0..1200).map(|n| frame("bus-1", "soc", json!(n % 100), at + n) + "\n");
     std::fs::write(&file, lines.collect::<String>() + "\nnot JSON\n").unwrap();
-    let arguments = [
-        "headrace".to_owned(),
-        "ingest".to_owned(),
-        format!("--api={}", world.url("")),
-        "--workspace=w".to_owned(),
-        format!("--connection={connection}"),
-        file.display().to_string(),
-    ];
-    let run = tokio::task::spawn_blocking(move || headrace::cli::main_with(arguments));
-    assert_eq!(run.await.unwrap(), ExitCode::SUCCESS);
+    let connection = format!("--connection={connection}");
+    let file = file.display().to_string();
+    let arguments = ["ingest", "--workspace=w", &connection, &file];
+    assert_eq!(world.headrace(&arguments).await, ExitCode::SUCCESS);
     assert_eq!(seen(&world).await, 1201);
     world.stop().await;
 }

@@ -451,12 +451,8 @@ async fn parked_frames_are_looked_after_from_the_command_line() {
     set(&world, connection, json!({"vehicles": {"bus-1": ["soc"]}})).await;
     let id = listed(&world, "").await[0]["id"].to_string();
     let run = async |arguments: &[&str]| {
-        let (verb, rest) = arguments.split_first().unwrap();
-        let api = format!("--api={}", world.url(""));
-        let begin = ["headrace", "parked", verb, "--workspace=w", &api];
-        let all: Vec<_> = begin.iter().chain(rest).map(ToString::to_string).collect();
-        let run = tokio::task::spawn_blocking(move || headrace::cli::main_with(all));
-        run.await.unwrap()
+        let all = [&["parked"], arguments, &["--workspace=w"]].concat();
+        world.headrace(&all).await
     };
     for (arguments, code, left) in [
         (

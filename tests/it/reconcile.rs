@@ -31,14 +31,7 @@ async fn judged(world: &World, verdict: &str) -> Value {
 }
 
 async fn command(world: &World, arguments: &[&str]) -> ExitCode {
-    let api = world.url("");
-    let arguments: Vec<_> = ["headrace", "reconcile", "--api", &api]
-        .into_iter()
-        .chain(arguments.iter().copied())
-        .map(str::to_owned)
-        .collect();
-    let run = tokio::task::spawn_blocking(|| headrace::cli::main_with(arguments));
-    run.await.unwrap()
+    world.headrace(&[&["reconcile"], arguments].concat()).await
 }
 
 /// What a publisher says of its sessions.

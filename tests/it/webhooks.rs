@@ -165,19 +165,9 @@ async fn webhooks_are_managed_from_the_command_line() {
     world.ready(Service::Reactions).await;
     let calls = Calls::default();
     let hook = receiver(Arc::clone(&calls)).await;
-    let api = format!("--api={}", world.url(""));
-    let run = |arguments: &[&str]| {
-        let mut all = vec![
-            "headrace".to_owned(),
-            "webhook".to_owned(),
-            arguments[0].to_owned(),
-        ];
-        all.extend(["--workspace=w".to_owned(), api.clone()]);
-        all.extend(arguments[1..].iter().map(|&argument| argument.to_owned()));
-        async {
-            let run = tokio::task::spawn_blocking(move || headrace::cli::main_with(all));
-            run.await.unwrap() == ExitCode::SUCCESS
-        }
+    let run = async |arguments: &[&str]| {
+        let all = [&["webhook"], arguments, &["--workspace=w"]].concat();
+        world.headrace(&all).await == ExitCode::SUCCESS
     };
     let listed = || async { world.get("/v1/workspaces/w/webhooks").await.1["items"].clone() };
     let types = [

@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
 
 use crate::connection::ConnectionCommand;
 use crate::dead_events::DeadEventsCommand;
@@ -15,11 +16,14 @@ use crate::ingest::IngestArguments;
 use crate::keys::KeysCommand;
 use crate::parked::ParkedCommand;
 use crate::reconcile::ReconcileArguments;
+use crate::status::StatusArguments;
 use crate::subscribers::SubscribersCommand;
+use crate::tail::TailArguments;
+use crate::vehicles::VehiclesArguments;
 use crate::webhook::WebhookCommand;
 use crate::{
     connection, dead_events, dead_letters, gateway, ingest, keys, parked, reconcile, services,
-    subscribers, up, webhook,
+    status, subscribers, tail, up, vehicles, webhook,
 };
 
 #[derive(Debug, Parser)]
@@ -39,6 +43,12 @@ enum Command {
     Up(UpArguments),
     /// Run only a private broker and database.
     Services(DataArguments),
+    /// Show on one screen how the fleet and the pipeline are doing.
+    Status(StatusArguments),
+    /// List vehicles with their latest values.
+    Vehicles(VehiclesArguments),
+    /// Write a workspace's events as they happen.
+    Tail(TailArguments),
     /// Add, list and remove connections to providers.
     #[command(subcommand)]
     Connection(ConnectionCommand),
@@ -70,6 +80,11 @@ enum Command {
         /// The database.
         #[arg(long, env = "DATABASE_URL", hide_env_values = true, value_name = "URL")]
         database_url: String,
+    },
+    /// Print a script that completes this command line in a shell.
+    Completions {
+        /// The shell.
+        shell: Shell,
     },
     /// Run the gateway in front of the services' APIs, configured from the environment.
     Gateway {
@@ -154,6 +169,18 @@ pub fn main_with(arguments: impl IntoIterator<Item = impl Into<OsString> + Clone
         }
         Some(Command::Up(arguments)) => up::main(arguments),
         Some(Command::Services(arguments)) => up::services_main(arguments),
+        Some(Command::Status(arguments)) => status::main(arguments),
+        Some(Command::Vehicles(arguments)) => vehicles::main(arguments),
+        Some(Command::Tail(arguments)) => tail::main(arguments),
+        Some(Command::Completions { shell }) => {
+            clap_complete::generate(
+                shell,
+                &mut Cli::command(),
+                "headrace",
+                &mut std::io::stdout(),
+            );
+            ExitCode::SUCCESS
+        }
         Some(Command::Connection(command)) => connection::main(command),
         Some(Command::Keys(command)) => keys::main(command),
         Some(Command::Ingest(arguments)) => ingest::main(arguments),
@@ -193,13 +220,45 @@ pub(crate) fn run(command: impl Future<Output = anyhow::Result<()>>) -> ExitCode
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn everything_has_help() {
+        fn look(command: &clap::Command, path: &str, lacking: &mut Vec<String>) {
+            let path = format!("{path} {}", command.get_name());
+            if command.get_about().is_none() {
+                lacking.push(path.clone());
+            }
+            for argument in command.get_arguments() {
+                let is_hidden = argument.is_hide_set();
+                if !is_hidden && argument.get_help().is_none() {
+                    lacking.push(format!("{path} --{}", argument.get_id()));
+                }
+            }
+            for command in command.get_subcommands() {
+                look(command, &path, lacking);
+            }
+        }
+        let mut lacking = Vec::new();
+        look(&Cli::command(), "", &mut lacking);
+        assert!(lacking.is_empty(), "{lacking:?}");
+    }
+
+    #[test]
+    fn a_shell_completes_every_command() {
+        for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "headrace", &mut script);
+            let script = String::from_utf8(script).unwrap();
+            for command in Cli::command().get_subcommands() {
+                assert!(script.contains(command.get_name()), "{shell} {command}");
+            }
+        }
     }
 
     #[test]

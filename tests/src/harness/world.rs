@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
@@ -390,6 +391,22 @@ impl World {
         let answer = request.send().await.expect("the gateway answers");
         let status = answer.status().as_u16();
         (status, answer.json().await.unwrap_or_default())
+    }
+
+    /// Runs `headrace` with `arguments` against this world's gateway, in this process.
+    ///
+    /// # Panics
+    /// If it panics.
+    pub async fn headrace(&self, arguments: &[&str]) -> ExitCode {
+        let of_world = ["--api", &self.url(""), "--api-key", INTERNAL_TOKEN];
+        let all: Vec<_> = ["headrace"]
+            .iter()
+            .chain(arguments)
+            .chain(&of_world)
+            .map(ToString::to_string)
+            .collect();
+        let run = tokio::task::spawn_blocking(move || headrace::cli::main_with(all));
+        run.await.expect("it runs to its end")
     }
 
     /// Where the shards of the event log stand.
