@@ -8,6 +8,7 @@ use anyhow::anyhow;
 use clap::{Args, Subcommand};
 use runtime::access::{AuditLog as _, Change, Principal, Scope};
 use runtime::{Context, clock, db, service};
+use shared_model::WorkspaceId;
 
 use crate::access::PgAccess;
 use crate::config::ConsumerConfig;
@@ -41,7 +42,7 @@ pub struct CreateKeyArguments {
     name: String,
     /// A workspace that it reaches; may be repeated.
     #[arg(long = "workspace", value_name = "NAME", required = true)]
-    workspaces: Vec<String>,
+    workspaces: Vec<WorkspaceId>,
     /// What it may do: `read`, `ingest`, `manage` or `operate`; may be repeated.
     #[arg(long = "scope", value_name = "SCOPE", required = true)]
     scopes: Vec<Scope>,
@@ -124,12 +125,16 @@ mod tests {
         let line = "core create-key --name n --workspace a --workspace b --scope read --scope manage \
                     --expires-in 90days";
         let Command::CreateKey(asked) = parse(line).unwrap().command;
-        assert_eq!(asked.workspaces, ["a", "b"]);
+        assert_eq!(
+            asked.workspaces,
+            ["a", "b"].map(|name| name.parse().unwrap())
+        );
         assert_eq!(asked.scopes, [Scope::Read, Scope::Manage]);
         assert_eq!(asked.expires_in, Some(Duration::from_hours(90 * 24)));
         for wrong in [
             "core create-key --name n --workspace a",
             "core create-key --name n --scope read",
+            "core create-key --name n --workspace A --scope read",
             "core create-key --name n --workspace a --scope admin",
             "core create-key --name n --workspace a --scope read --expires-in 1000years",
         ] {

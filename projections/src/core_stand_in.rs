@@ -47,10 +47,16 @@ pub(crate) struct Log {
     pub(crate) is_deaf: bool,
     /// Takes what was found the next time, and does not say so.
     pub(crate) is_forgetful: bool,
-    /// The audit log: what was to be changed, and how that ended.
-    pub(crate) audited: Vec<(Change, Option<u16>)>,
-    /// Takes no audit entry.
-    pub(crate) is_unaudited: bool,
+    pub(crate) audit: Audit,
+}
+
+/// The audit log.
+#[derive(Debug, Default)]
+pub(crate) struct Audit {
+    /// What was to be changed, and how that ended.
+    pub(crate) entries: Vec<(Change, Option<u16>)>,
+    /// Takes none.
+    pub(crate) is_away: bool,
 }
 
 /// The stand-in.
@@ -146,11 +152,11 @@ async fn begin(
     Json(change): Json<Change>,
 ) -> Result<Json<Begun>, StatusCode> {
     let mut log = log.lock().unwrap();
-    if log.is_unaudited {
+    if log.audit.is_away {
         return Err(StatusCode::INTERNAL_SERVER_ERROR);
     }
-    let id = Uuid::from_u128(log.audited.len() as u128);
-    log.audited.push((change, None));
+    let id = Uuid::from_u128(log.audit.entries.len() as u128);
+    log.audit.entries.push((change, None));
     Ok(Json(Begun { id }))
 }
 
@@ -160,7 +166,7 @@ async fn conclude(
     Json(concluded): Json<Concluded>,
 ) -> StatusCode {
     let place = usize::try_from(id.as_u128()).unwrap();
-    log.lock().unwrap().audited[place].1 = Some(concluded.status);
+    log.lock().unwrap().audit.entries[place].1 = Some(concluded.status);
     StatusCode::NO_CONTENT
 }
 

@@ -377,7 +377,7 @@ async fn the_first_key_of_a_deployment_is_made_in_its_database() {
     let (_, audit) = world.get("/v1/audit?principal=command").await;
     assert_eq!(audit["items"][0]["status"], 201, "{audit}");
     let refused = create("No Such").await.unwrap();
-    assert_eq!(refused.status.code(), Some(1));
+    assert_eq!(refused.status.code(), Some(64));
     assert!(refused.stdout.is_empty());
     world.stop().await;
 }

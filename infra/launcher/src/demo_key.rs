@@ -35,7 +35,7 @@ pub async fn key(client: &Client, core: &str, data: &Path) -> anyhow::Result<Str
     }
     let new = NewWideApiKey {
         name: NAME.to_owned(),
-        workspaces: [WORKSPACE.to_owned()].into(),
+        workspaces: [WORKSPACE.parse()?].into(),
         scopes: Scope::ALL.into(),
         expires_at: None,
     };

@@ -394,7 +394,7 @@ fn a_key_is_made_and_revoked(data: &Path, api: &str) {
     assert!(made.status.success(), "{}", text(&made));
     let made: Value = serde_json::from_slice(&made.stdout).unwrap();
     let (board, key) = (made["id"].as_str().unwrap(), made["key"].as_str().unwrap());
-    let me = format!("{}/v1/me", api);
+    let me = format!("{api}/v1/me");
     assert_eq!(status(Some(key), &me), 200);
     assert!(keys(&["revoke", board]).status.success());
     eventually(

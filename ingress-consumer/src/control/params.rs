@@ -66,6 +66,27 @@ pub struct AtDeadEvent {
     pub id: String,
 }
 
+/// An API key of a workspace.
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Path)]
+pub struct AtWorkspaceKey {
+    /// The workspace.
+    #[param(pattern = "^[a-z0-9][a-z0-9_-]{0,62}$", max_length = 63)]
+    workspace: String,
+    /// The key's id.
+    #[param(pattern = "^[0-9a-f]{16}$", example = "9f86d081884c7d65")]
+    pub id: String,
+}
+
+/// An API key.
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Path)]
+pub struct AtKey {
+    /// The key's id.
+    #[param(pattern = "^[0-9a-f]{16}$", example = "9f86d081884c7d65")]
+    pub id: String,
+}
+
 /// A dead letter.
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Path)]
@@ -108,6 +129,12 @@ impl AtVehicle {
 }
 
 impl AtParked {
+    pub fn workspace(&self) -> Result<WorkspaceId, Problem> {
+        workspace(&self.workspace)
+    }
+}
+
+impl AtWorkspaceKey {
     pub fn workspace(&self) -> Result<WorkspaceId, Problem> {
         workspace(&self.workspace)
     }

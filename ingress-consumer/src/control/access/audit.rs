@@ -11,7 +11,8 @@ use sqlx::PgPool;
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
-use crate::control::params::workspace;
+use crate::control::input;
+use crate::control::params::InWorkspace;
 use crate::store::audit::{self, AuditRow, Filter};
 
 /// A change that somebody has asked for.
@@ -72,15 +73,22 @@ pub struct AuditPage {
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct AuditQuery {
-    /// The most entries of the page: 1 to 1000, 100 unless set.
+    /// The most entries of the page.
+    #[param(minimum = 1, maximum = 1000, default = 100, nullable = false)]
     limit: Option<i64>,
-    /// The `next` of the page before.
+    /// The `next` of the page before: the list goes on behind it.
+    #[param(nullable = false)]
     after: Option<Uuid>,
     /// Only what this principal has asked for, such as `key:9f86d081884c7d65`.
+    #[param(nullable = false)]
     principal: Option<String>,
     /// Only what was asked for then or later (RFC 3339).
+    #[serde(default, deserialize_with = "input::moment")]
+    #[param(nullable = false)]
     from: Option<DateTime<Utc>>,
     /// Only what was asked for before (RFC 3339).
+    #[serde(default, deserialize_with = "input::moment")]
+    #[param(nullable = false)]
     to: Option<DateTime<Utc>>,
 }
 
@@ -111,16 +119,16 @@ impl AuditQuery {
     path = "/v1/workspaces/{workspace}/audit",
     operation_id = "listAudit",
     tag = "access",
-    params(("workspace" = String, Path, description = "The workspace"), AuditQuery),
+    params(InWorkspace, AuditQuery),
     responses((status = 200, body = AuditPage, description = "Entries, the newest first")),
     security(("credential" = ["manage"]))
 )]
 pub(super) async fn list(
     State(pool): State<PgPool>,
-    Path(name): Path<String>,
+    Path(at): Path<InWorkspace>,
     Query(query): Query<AuditQuery>,
 ) -> Result<axum::Json<AuditPage>, Problem> {
-    let workspace = workspace(&name)?;
+    let workspace = at.workspace()?;
     query.answer(&pool, Some(workspace.to_string())).await
 }
 

@@ -15,7 +15,7 @@ use runtime::http::{Json, PageSize, Path, Problem, Query};
 use sqlx::PgPool;
 
 use crate::access::PgAccess;
-use crate::control::params::workspace;
+use crate::control::params::{AtKey, AtWorkspaceKey, InWorkspace};
 use crate::store::api_key::{self, Which};
 
 use view::KeyQuery;
@@ -62,7 +62,8 @@ impl KeyQuery {
         which: Which<'_>,
     ) -> Result<axum::Json<ApiKeyPage>, Problem> {
         let size = PageSize::asked(self.limit)?;
-        let is_id = |id: &str| id.len() == 16 && id.bytes().all(|b| b.is_ascii_hexdigit());
+        let is_id =
+            |id: &str| id.len() == 16 && id.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
         if self.after.as_deref().is_some_and(|after| !is_id(after)) {
             let detail = "after is no cursor; write the `next` of the page before";
             return Err(Problem::bad_request("invalid-cursor", detail));
@@ -89,16 +90,16 @@ impl KeyQuery {
     path = "/v1/workspaces/{workspace}/api-keys",
     operation_id = "listApiKeys",
     tag = "access",
-    params(("workspace" = String, Path, description = "The workspace"), KeyQuery),
+    params(InWorkspace, KeyQuery),
     responses((status = 200, body = ApiKeyPage, description = "The keys, the oldest first")),
     security(("credential" = ["manage"]))
 )]
 pub(super) async fn list(
     State(pool): State<PgPool>,
-    Path(name): Path<String>,
+    Path(at): Path<InWorkspace>,
     Query(query): Query<KeyQuery>,
 ) -> Result<axum::Json<ApiKeyPage>, Problem> {
-    let workspace = workspace(&name)?;
+    let workspace = at.workspace()?;
     query
         .answer(&pool, Which::Reaching(workspace.as_str()))
         .await
@@ -113,7 +114,7 @@ pub(super) async fn list(
     path = "/v1/workspaces/{workspace}/api-keys",
     operation_id = "createApiKey",
     tag = "access",
-    params(("workspace" = String, Path, description = "The workspace")),
+    params(InWorkspace),
     request_body = NewApiKey,
     responses((status = 201, body = CreatedApiKey, description = "The key, shown this once")),
     security(("credential" = ["manage"]))
@@ -121,13 +122,13 @@ pub(super) async fn list(
 pub(super) async fn create(
     State(pool): State<PgPool>,
     Extension(principal): Extension<Principal>,
-    Path(name): Path<String>,
+    Path(at): Path<InWorkspace>,
     Json(new): Json<NewApiKey>,
 ) -> Result<Response, Problem> {
-    let workspace = workspace(&name)?;
+    let workspace = at.workspace()?;
     let new = NewWideApiKey {
         name: new.name,
-        workspaces: BTreeSet::from([workspace.to_string()]),
+        workspaces: BTreeSet::from([workspace.clone()]),
         scopes: new.scopes,
         expires_at: new.expires_at,
     };
@@ -141,21 +142,18 @@ pub(super) async fn create(
     path = "/v1/workspaces/{workspace}/api-keys/{id}",
     operation_id = "getApiKey",
     tag = "access",
-    params(
-        ("workspace" = String, Path, description = "The workspace"),
-        ("id" = String, Path, description = "The key's id")
-    ),
+    params(AtWorkspaceKey),
     responses((status = 200, body = ApiKeyView, description = "All but the key itself")),
     security(("credential" = ["manage"]))
 )]
 pub(super) async fn show(
     State(pool): State<PgPool>,
-    Path((name, id)): Path<(String, String)>,
+    Path(at): Path<AtWorkspaceKey>,
 ) -> Result<axum::Json<ApiKeyView>, Problem> {
-    let workspace = workspace(&name)?;
+    let workspace = at.workspace()?;
     let which = Which::Reaching(workspace.as_str());
-    let found = api_key::find(&mut *pool.acquire().await?, which, &id).await?;
-    let row = found.ok_or_else(|| not_found(&id))?;
+    let found = api_key::find(&mut *pool.acquire().await?, which, &at.id).await?;
+    let row = found.ok_or_else(|| not_found(&at.id))?;
     let view = ApiKeyView::within(workspace.as_str(), row, clock::now());
     Ok(axum::Json(view))
 }
@@ -169,22 +167,19 @@ pub(super) async fn show(
     path = "/v1/workspaces/{workspace}/api-keys/{id}",
     operation_id = "revokeApiKey",
     tag = "access",
-    params(
-        ("workspace" = String, Path, description = "The workspace"),
-        ("id" = String, Path, description = "The key's id")
-    ),
+    params(AtWorkspaceKey),
     responses((status = 204, description = "It is revoked")),
     security(("credential" = ["manage"]))
 )]
 pub(super) async fn revoke(
     State(pool): State<PgPool>,
-    Path((name, id)): Path<(String, String)>,
+    Path(at): Path<AtWorkspaceKey>,
 ) -> Result<StatusCode, Problem> {
-    let workspace = workspace(&name)?;
+    let workspace = at.workspace()?;
     let which = Which::Reaching(workspace.as_str());
     let mut pg = pool.acquire().await?;
-    let row = api_key::find(&mut pg, which, &id).await?;
-    let row = row.ok_or_else(|| not_found(&id))?;
+    let row = api_key::find(&mut pg, which, &at.id).await?;
+    let row = row.ok_or_else(|| not_found(&at.id))?;
     if row.workspaces.len() > 1 {
         let detail = "this key reaches other workspaces too, so it is revoked with \
                       DELETE /v1/api-keys/{id}, by who has the scope `operate` and reaches all of them";
@@ -194,7 +189,7 @@ pub(super) async fn revoke(
             detail,
         ));
     }
-    end(&pool, &id).await
+    end(&pool, &at.id).await
 }
 
 async fn end(pool: &PgPool, id: &str) -> Result<StatusCode, Problem> {
@@ -259,14 +254,14 @@ pub(super) async fn create_wide(
     path = "/v1/api-keys/{id}",
     operation_id = "getInstallationApiKey",
     tag = "access",
-    params(("id" = String, Path, description = "The key's id")),
+    params(AtKey),
     responses((status = 200, body = ApiKeyView, description = "All but the key itself")),
     security(("credential" = ["operate"]))
 )]
 pub(super) async fn show_wide(
     State(pool): State<PgPool>,
     Extension(principal): Extension<Principal>,
-    Path(id): Path<String>,
+    Path(AtKey { id }): Path<AtKey>,
 ) -> Result<axum::Json<ApiKeyView>, Problem> {
     let reach = reach(&principal);
     let which = Which::Within(reach.as_deref());
@@ -283,14 +278,14 @@ pub(super) async fn show_wide(
     path = "/v1/api-keys/{id}",
     operation_id = "revokeInstallationApiKey",
     tag = "access",
-    params(("id" = String, Path, description = "The key's id")),
+    params(AtKey),
     responses((status = 204, description = "It is revoked")),
     security(("credential" = ["operate"]))
 )]
 pub(super) async fn revoke_wide(
     State(pool): State<PgPool>,
     Extension(principal): Extension<Principal>,
-    Path(id): Path<String>,
+    Path(AtKey { id }): Path<AtKey>,
 ) -> Result<StatusCode, Problem> {
     let reach = reach(&principal);
     let which = Which::Within(reach.as_deref());

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use chrono::{DateTime, Utc};
 use runtime::access::Scope;
 use serde::{Deserialize, Serialize};
+use shared_model::WorkspaceId;
 use utoipa::{IntoParams, ToSchema};
 
 use crate::store::api_key::KeyRow;
@@ -17,7 +18,7 @@ pub struct NewApiKey {
     #[schema(example = "dispatch board", min_length = 1, max_length = 200)]
     pub name: String,
     /// What it may do: one scope or more, none that you do not have yourself.
-    #[schema(min_items = 1)]
+    #[schema(value_type = Vec<Scope>, min_items = 1)]
     pub scopes: BTreeSet<Scope>,
     /// When it ends (UTC); never unless set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -32,10 +33,10 @@ pub struct NewWideApiKey {
     #[schema(example = "night shift", min_length = 1, max_length = 200)]
     pub name: String,
     /// The workspaces that it reaches: 1 to 1000, none that you do not reach yourself.
-    #[schema(example = json!(["depot", "harbour"]), min_items = 1, max_items = 1000)]
-    pub workspaces: BTreeSet<String>,
+    #[schema(value_type = Vec<WorkspaceId>, example = json!(["depot", "harbour"]), min_items = 1, max_items = 1000)]
+    pub workspaces: BTreeSet<WorkspaceId>,
     /// What it may do: one scope or more, none that you do not have yourself.
-    #[schema(min_items = 1)]
+    #[schema(value_type = Vec<Scope>, min_items = 1)]
     pub scopes: BTreeSet<Scope>,
     /// When it ends (UTC); never unless set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -133,8 +134,10 @@ pub struct ApiKeyPage {
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct KeyQuery {
-    /// The most keys of the page: 1 to 1000, 100 unless set.
+    /// The most keys of the page.
+    #[param(minimum = 1, maximum = 1000, default = 100, nullable = false)]
     pub(super) limit: Option<i64>,
-    /// The `next` of the page before.
+    /// The `next` of the page before: the list goes on behind it.
+    #[param(pattern = "^[0-9a-f]{16}$", nullable = false)]
     pub(super) after: Option<String>,
 }
