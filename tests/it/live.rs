@@ -223,6 +223,19 @@ async fn a_reader_is_sent_what_it_asks_for_and_nothing_of_others() {
     }
     assert!(nobody.heartbeats > 0);
 
+    world.stop().await;
+    // What was under way was told that the service stops.
+    let mut last = None;
+    while let Some(sent) = all.next().await {
+        last = Some(sent);
+    }
+    assert_eq!(problem(&last.unwrap()), "stopping");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_stream_is_refused_with_its_reason() {
+    let world = world(&[]).await;
+    let gateway: SocketAddr = world.url("")["http://".len()..].parse().unwrap();
     for (path, last_id, status, expected) in [
         (FOLLOW, "4711", 400, "invalid-position"),
         (FOLLOW, "AQEBAA", 400, "invalid-position"),
@@ -240,12 +253,6 @@ async fn a_reader_is_sent_what_it_asks_for_and_nothing_of_others() {
         assert_eq!(name(&refused.rest().await), expected);
     }
     world.stop().await;
-    // What was under way was told that the service stops.
-    let mut last = None;
-    while let Some(sent) = all.next().await {
-        last = Some(sent);
-    }
-    assert_eq!(problem(&last.unwrap()), "stopping");
 }
 
 /// A reader that comes and goes, and what it has taken.
