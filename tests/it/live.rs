@@ -139,7 +139,7 @@ async fn a_reader_is_sent_what_it_asks_for_and_nothing_of_others() {
     let live = world.address(Service::Live);
     let gateway: SocketAddr = world.url("")["http://".len()..].parse().unwrap();
     let mut all = follow(gateway, FOLLOW, "").await;
-    let mut changes = follow(
+    let mut values = follow(
         live,
         &format!("{FOLLOW}?types=vehicle.snapshot.changed"),
         "",
@@ -160,12 +160,12 @@ async fn a_reader_is_sent_what_it_asks_for_and_nothing_of_others() {
     // The same values again, which only says that the vehicles were heard from.
     charge(&world, "w", ours, 4, 50.0).await;
 
-    let changed = take(&mut changes, 4).await;
+    let changed = take(&mut values, 4).await;
     assert_eq!(types(&changed), [("vehicle.snapshot.changed", 4)].into());
-    let values = changed
+    let charges = changed
         .iter()
         .map(|sent| sent.json()["data"]["signals"]["state_of_charge"]["value"].clone());
-    assert!(values.into_iter().all(|value| value == json!(50.0)));
+    assert!(charges.into_iter().all(|value| value == json!(50.0)));
 
     let mut of_one = take(&mut one, 1).await;
     assert_eq!(of_one[0].json()["subject"], "bus-3");
@@ -214,15 +214,28 @@ async fn a_reader_is_sent_what_it_asks_for_and_nothing_of_others() {
             .all(|sent| sent.json()["workspace"] == "theirs")
     );
     // A stream without events says that it lives, and where it is: further than where it began.
-    let began = nobody.last_id.clone();
-    let begun = Instant::now();
-    while nobody.last_id == began {
-        assert!(begun.elapsed() < SOON);
+    let start = nobody.last_id.clone();
+    let deadline = Instant::now() + SOON;
+    while nobody.last_id == start {
+        assert!(Instant::now() < deadline);
         let quiet = tokio::time::timeout(Duration::from_millis(300), nobody.next()).await;
         assert!(quiet.is_err(), "nothing is sent: {quiet:?}");
     }
     assert!(nobody.heartbeats > 0);
 
+    world.stop().await;
+    // What was under way was told that the service stops.
+    let mut last = None;
+    while let Some(sent) = all.next().await {
+        last = Some(sent);
+    }
+    assert_eq!(problem(&last.unwrap()), "stopping");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_stream_is_refused_with_its_reason() {
+    let world = world(&[]).await;
+    let gateway: SocketAddr = world.url("")["http://".len()..].parse().unwrap();
     for (path, last_id, status, expected) in [
         (FOLLOW, "4711", 400, "invalid-position"),
         (FOLLOW, "AQEBAA", 400, "invalid-position"),
@@ -240,12 +253,6 @@ async fn a_reader_is_sent_what_it_asks_for_and_nothing_of_others() {
         assert_eq!(name(&refused.rest().await), expected);
     }
     world.stop().await;
-    // What was under way was told that the service stops.
-    let mut last = None;
-    while let Some(sent) = all.next().await {
-        last = Some(sent);
-    }
-    assert_eq!(problem(&last.unwrap()), "stopping");
 }
 
 /// A reader that comes and goes, and what it has taken.
@@ -445,18 +452,12 @@ async fn a_reader_that_does_not_read_is_cut_off_and_slows_nobody() {
         .await
         .unwrap();
     let mut quick = follow(live, FOLLOW, "").await;
-    let reading = async {
-        let begun = Instant::now();
-        take(&mut quick, EVENTS).await;
-        begun.elapsed()
-    };
-    let appending = async {
-        for _ in 0..EVENTS / 10 {
-            append(&world, "w", 10, 100_000).await;
-        }
-    };
-    let (took, ()) = tokio::join!(reading, appending);
-    assert!(took < Duration::from_secs(30), "{took:?}");
+    let deadline = Instant::now() + SOON;
+    for _ in 0..EVENTS / 5 {
+        append(&world, "w", 5, 100_000).await;
+        take(&mut quick, 5).await;
+    }
+    assert!(Instant::now() < deadline, "it was slowed");
     // Now it reads: what was on its way, then why that is all.
     let mut taken = Vec::new();
     while let Some(sent) = slow.next().await {

@@ -212,11 +212,11 @@ async fn play(acts: Vec<Act>) {
             }
         }
     }
-    let mut ends = [0; SHARDS];
-    for shard in 0..SHARDS {
-        ends[shard] = processes[0].at[shard].max(processes[1].at[shard]);
+    let (one, other) = (processes[0].at, processes[1].at);
+    let ends: [u64; SHARDS] = std::array::from_fn(|shard| one[shard].max(other[shard]));
+    for (shard, end) in ends.into_iter().enumerate() {
         for process in &mut processes {
-            process.go_on(shard, ends[shard] - process.at[shard]);
+            process.go_on(shard, end - process.at[shard]);
         }
     }
     taker.take(processes[at].left(&taker.position)).await;
