@@ -136,7 +136,7 @@ async fn a_streams_text_is_read_however_it_is_cut() {
     let fake = Fake::start([vehicle("bus-1", "fresh", 50.0, 52.0, 5.0)]).await;
     let driven = Driven::open(&fake.url).await;
     driven.until("document.activeElement?.id === 'key'").await;
-    let script = r#"(async () => {
+    let script = r"(async () => {
         const script = document.querySelector('script[type=module]').src;
         const { EventStream } = await import(script.replace('app.js', 'sse.js'));
         const text = ': hello\r\nretry: 200\r\n\r\nid: 1\nevent: a\ndata: x\ndata:y\n\nid: 2\rdata:  z\r\rdata: no end';
@@ -147,7 +147,7 @@ async fn a_streams_text_is_read_however_it_is_cut() {
             return JSON.stringify([events, stream.retry]);
         };
         return [1, 2, 3, 5, 7, 1000].map(read);
-    })()"#;
+    })()";
     let read = driven.evaluate(script).await;
     let expected = json!([[
         {"id": "1", "type": "a", "data": "x\ny"},

@@ -28,13 +28,7 @@ const app = {
   live: null,
   /** What the fleet's page remembers while another page is shown. */
   kept: {},
-  listeners: new Set(),
   link: "connecting",
-  /** Calls `listener` with each event; returns how to stop that. */
-  onEvent(listener) {
-    this.listeners.add(listener);
-    return () => this.listeners.delete(listener);
-  },
   failed,
   worked,
 };
@@ -98,7 +92,6 @@ function close() {
   app.live?.stop();
   app.live = null;
   app.store = null;
-  app.listeners.clear();
 }
 
 /** Begins with the workspace that is chosen. */
@@ -116,10 +109,7 @@ function begin() {
   // What is read behind the stream's beginning misses nothing; but nobody waits for a stream for long.
   first = setTimeout(reload, FIRST_LOAD);
   app.live = new Live(`${session.base}/live`, session.api, {
-    event(event) {
-      store.apply(event);
-      for (const listener of app.listeners) listener(event);
-    },
+    event: (event) => store.apply(event),
     state(name, seconds) {
       showLink(name, seconds);
       if (first !== null && ["waiting", "polling"].includes(name)) reload();
@@ -133,7 +123,7 @@ function begin() {
 function show(next) {
   page?.stop?.();
   page = next;
-  document.title = next.title === "Fleet" ? "Fleet – Headrace" : `${next.title} – Headrace`;
+  document.title = `${next.title} – Headrace`;
   parts.main.replaceChildren(next.element);
   next.start?.();
   (next.focus ?? next.element.querySelector("h1"))?.focus({ preventScroll: Boolean(next.focus) });
