@@ -308,8 +308,10 @@ mod tests {
 
     #[test]
     fn every_wrong_value_is_named() {
-        let mut config = PublisherConfig::default();
-        config.access = AccessConfig::internal("sixteen characters");
+        let mut config = PublisherConfig {
+            access: AccessConfig::internal("sixteen characters"),
+            ..PublisherConfig::default()
+        };
         config.amqp.url = Some(SecretUrl::new("amqp://127.0.0.1/%2f"));
         config.core.url = "core:8081".to_owned();
         config.core.heartbeat = Duration::ZERO;

@@ -21,7 +21,7 @@ use std::process::ExitCode;
 
 use axum::Router;
 use runtime::access::Access;
-use runtime::{Context, http, service};
+use runtime::{Context, http, limits, service};
 
 use crate::console;
 
@@ -30,6 +30,8 @@ pub use document::description;
 
 /// Starts the gateway; returns where it listens.
 pub async fn start(context: Context, config: GatewayConfig) -> anyhow::Result<SocketAddr> {
+    // Every reader of live updates is a connection here, and one to the service behind.
+    limits::raise_open_files();
     let access = Access::with_core(&config.access, &config.upstream.core)?;
     // What is served from here itself; everything else belongs to a service.
     let own = Router::new()
