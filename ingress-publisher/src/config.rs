@@ -309,7 +309,7 @@ mod tests {
     #[test]
     fn every_wrong_value_is_named() {
         let mut config = PublisherConfig {
-            access: AccessConfig::internal("sixteen characters"),
+            access: AccessConfig::internal("sixteen-characters"),
             ..PublisherConfig::default()
         };
         config.amqp.url = Some(SecretUrl::new("amqp://127.0.0.1/%2f"));

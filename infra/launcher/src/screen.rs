@@ -31,7 +31,11 @@ impl fmt::Display for Screen {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (management, user, password) = &self.management;
         writeln!(f, "\nHeadrace is up.\n")?;
-        writeln!(f, "  console         {}/", self.api)?;
+        writeln!(
+            f,
+            "  console         {}/#key={}  (signs in with the API key)",
+            self.api, self.api_key
+        )?;
         if let Some(demo) = self.demo {
             let base = format!("{}/v1/workspaces/{demo}", self.api);
             writeln!(f, "  vehicles        {base}/vehicles")?;

@@ -316,6 +316,7 @@ fn services_may_run_as_processes_which_come_back_when_they_die() {
             "HEALTH_PROJECTION",
             "INGRESS_CONSUMER",
             "INGRESS_PUBLISHER",
+            "LIVE",
             "OUTBOX_RELAY",
             "POSTGRES",
             "RABBITMQ",

@@ -49,6 +49,7 @@ pub fn router() -> OpenApiRouter<PipelineControl> {
 /// Where frames and events are on their way, and what holds them up.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Pipeline {
+    /// The ingress queues.
     ingress: Ingress,
     /// The event log on its way to the event bus, by shard.
     relay: Vec<RelayLag>,
@@ -69,6 +70,7 @@ pub struct Pipeline {
 /// The ingress queues.
 #[derive(Debug, PartialEq, Serialize, ToSchema)]
 struct Ingress {
+    /// Each of them.
     partitions: Vec<PartitionView>,
     /// What waits in all of them; null while the broker does not say.
     messages: Option<u64>,
@@ -77,7 +79,9 @@ struct Ingress {
 /// One ingress queue.
 #[derive(Debug, PartialEq, Serialize, ToSchema)]
 struct PartitionView {
+    /// The partition, from 0.
     partition: u32,
+    /// The queue's name at the broker.
     queue: String,
     /// Messages that wait for the core; null while the broker does not say.
     messages: Option<u64>,
@@ -90,11 +94,13 @@ struct PartitionView {
 /// A shard of the event log.
 #[derive(Debug, PartialEq, Serialize, ToSchema)]
 struct RelayLag {
+    /// The shard, from 0.
     shard: u32,
     /// Its last offset.
     head: u64,
     /// Up to here the broker has confirmed every event, or they are set aside.
     relayed: u64,
+    /// Events that are not relayed yet.
     lag_events: u64,
     /// How long the first event has waited that is not relayed; null if none is.
     waiting_seconds: Option<f64>,
@@ -103,6 +109,7 @@ struct RelayLag {
 /// A reader of the event log.
 #[derive(Debug, PartialEq, Serialize, ToSchema)]
 struct SubscriberLag {
+    /// Its name.
     name: String,
     /// Events that it has not applied, as far as it has said.
     lag_events: u64,
@@ -115,6 +122,7 @@ struct SubscriberLag {
 /// A publisher.
 #[derive(Debug, PartialEq, Serialize, ToSchema)]
 struct PublisherView {
+    /// Its name.
     instance: String,
     /// Streams that it owns.
     streams: u64,
@@ -131,13 +139,16 @@ struct PublisherView {
 struct Backpressure {
     /// `window_full`, `refused`, `blocked`, `broker_away` or `spool_full`.
     reason: String,
+    /// How many streams.
     streams: u64,
 }
 
 /// Parked frames of one reason.
 #[derive(Debug, PartialEq, Serialize, ToSchema)]
 struct ParkedView {
+    /// Why, as a word such as `invalid_syntax`.
     reason: String,
+    /// How many frames.
     frames: u64,
 }
 

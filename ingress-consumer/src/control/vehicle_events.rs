@@ -41,11 +41,14 @@ pub fn routes() -> OpenApiRouter<PgPool> {
 #[into_params(parameter_in = Query)]
 pub(super) struct Asked {
     /// How many events at most: 1 to 1000, 100 unless said.
+    #[param(minimum = 1, maximum = 1000, default = 100, nullable = false)]
     limit: Option<i64>,
     /// Where to go on: the `next` of the page before.
+    #[param(nullable = false)]
     after: Option<String>,
     /// Only events of these types, a comma between them: `vehicle.registered`, `vehicle.snapshot.changed`,
     /// `vehicle.health.changed`. All of them unless said.
+    #[param(nullable = false)]
     types: Option<String>,
 }
 

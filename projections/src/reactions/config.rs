@@ -268,7 +268,7 @@ mod tests {
 
     fn load(settings: &[(&str, &str)]) -> Result<ReactionsConfig, Problems> {
         let needed = [
-            ("access.internal_token", "sixteen characters"),
+            ("access.internal_token", "sixteen-characters"),
             ("amqp.url", "amqp://host"),
             ("database.url", "postgres://host"),
         ];

@@ -13,7 +13,7 @@ fn problems(freshness: FreshnessConfig) -> Vec<String> {
 
 fn set(settings: &[(&str, &str)]) -> Result<HealthConfig, Problems> {
     let needed = [
-        ("access.internal_token", "sixteen characters"),
+        ("access.internal_token", "sixteen-characters"),
         ("amqp.url", "amqp://broker"),
         ("database.url", "postgres://database"),
     ];
