@@ -72,6 +72,7 @@ fn descriptions() -> Vec<(Service, Value)> {
             Service::Reactions,
             value(projections::reactions::description()),
         ),
+        (Service::Live, value(projections::live::description())),
     ]
 }
 
@@ -215,6 +216,19 @@ async fn every_operation_asks_who_it_is_and_whether_they_may() {
                     bodies.insert(body);
                 }
                 assert_eq!(bodies.len(), 1, "{what} tells what is there: {bodies:?}");
+            }
+            if !operation.path.contains("{workspace}") {
+                // What names no workspace is the whole installation's, for who operates it, or says by its
+                // body whose it is, or tells of nothing but the credential.
+                let is_for_all = operation.scope == Some(Scope::Operate);
+                let is_own = operation.path == "/v1/me";
+                if !is_for_all && !is_own {
+                    let (status, body) = ask_at(&path, Some(&theirs)).await;
+                    assert!(status >= 400, "{what} from another workspace");
+                    for name in &never {
+                        assert!(!body.contains(*name), "{what} tells {name}: {body}");
+                    }
+                }
             }
             if let Some(scope) = operation.scope {
                 let (status, body) = ask_at(&path, Some(&lacking[&scope])).await;

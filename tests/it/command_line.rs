@@ -59,7 +59,9 @@ async fn status_vehicles_and_tail_show_what_is_going_on() {
             tokio::time::sleep(std::time::Duration::from_millis(100)).await;
         }
     };
+    let limit = tokio::time::sleep(std::time::Duration::from_mins(1));
     tokio::select! {
+        () = limit => panic!("the tail has not seen two events"),
         code = follow => assert_eq!(code, ExitCode::SUCCESS),
         () = drive => {}
     }

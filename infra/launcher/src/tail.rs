@@ -8,10 +8,11 @@ use std::io::{Write, stdout};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use anyhow::{Context as _, anyhow};
 use clap::Args;
 use eventsource_stream::{Event, EventStreamError, Eventsource};
 use futures_util::StreamExt;
-use reqwest::{Client, RequestBuilder, StatusCode};
+use reqwest::{Client, RequestBuilder, StatusCode, Url};
 use runtime::backoff::Backoff;
 use runtime::http::Problem;
 use serde_json::Value;
@@ -59,7 +60,10 @@ pub fn main(arguments: TailArguments) -> ExitCode {
 async fn run(arguments: TailArguments) -> anyhow::Result<()> {
     let builder = arguments.view.api.client_builder()?;
     let client = builder.read_timeout(SILENCE_LIMIT).build()?;
-    let url = format!("{}/live", arguments.view.url(&client).await?);
+    let url = live(
+        &arguments.view.url(&client).await?,
+        arguments.vehicle.as_deref(),
+    )?;
     let mut tail = Tail {
         position: arguments.after.clone(),
         left: arguments.count,
@@ -84,23 +88,32 @@ async fn run(arguments: TailArguments) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Where the events are: of a workspace, or of one of its vehicles, whose id may hold anything.
+fn live(workspace: &str, vehicle: Option<&str>) -> anyhow::Result<Url> {
+    let mut url = Url::parse(workspace).context("the API's URL is none")?;
+    url.path_segments_mut()
+        .map_err(|()| anyhow!("the API's URL cannot have a path"))?
+        .extend(
+            vehicle
+                .map(|vehicle| ["vehicles", vehicle])
+                .iter()
+                .flatten(),
+        )
+        .push("live");
+    Ok(url)
+}
+
 fn request(
     client: &Client,
-    url: &str,
+    url: &Url,
     arguments: &TailArguments,
     position: Option<&str>,
 ) -> RequestBuilder {
     let mut query = Vec::new();
-    query.extend(
-        arguments
-            .vehicle
-            .as_deref()
-            .map(|id| ("vehicle", id.to_owned())),
-    );
     if !arguments.types.is_empty() {
         query.push(("types", arguments.types.join(",")));
     }
-    let request = client.get(url).query(&query);
+    let request = client.get(url.clone()).query(&query);
     match position {
         Some(position) => request.header(LAST_EVENT_ID, position),
         None => request,
@@ -179,7 +192,7 @@ impl Tail {
 fn ended(data: &str) -> Ended {
     match serde_json::from_str::<Problem>(data) {
         Ok(problem) if problem.kind.ends_with(":log-truncated") => {
-            Ended::ForGood(anyhow::anyhow!("{}", view::plain(&problem.detail)))
+            Ended::ForGood(anyhow!("{}", view::plain(&problem.detail)))
         }
         Ok(problem) => Ended::ForNow(view::plain(&problem.detail)),
         Err(_) => Ended::ForNow("the server ended the stream".to_owned()),
@@ -295,6 +308,20 @@ mod tests {
         let data = json!({"previous": "fresh", "freshness": "stale", "cause": "source_silent"});
         let line = written(&event(EventType::VehicleHealthChanged, data));
         assert!(line.ends_with("fresh -> stale source_silent"), "{line}");
+    }
+
+    #[test]
+    fn a_vehicle_is_one_part_of_the_path() {
+        let of = |vehicle| {
+            live("http://api/v1/workspaces/w", vehicle)
+                .unwrap()
+                .to_string()
+        };
+        assert_eq!(of(None), "http://api/v1/workspaces/w/live");
+        assert_eq!(
+            of(Some("Bus 1/2, north")),
+            "http://api/v1/workspaces/w/vehicles/Bus%201%2F2,%20north/live"
+        );
     }
 
     #[test]

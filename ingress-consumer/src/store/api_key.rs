@@ -133,7 +133,11 @@ pub async fn list(
            AND ($2::text[] IS NULL OR workspaces <@ $2)
            -- No key is ever removed, so the one before is there.
            AND ($3::text IS NULL
-                OR (created_at, id) > (SELECT k.created_at, k.id FROM core.api_key AS k WHERE k.id = $3))
+                OR (created_at, id) > (SELECT k.created_at, k.id FROM core.api_key AS k
+                                          -- Of other workspaces not even the times are told.
+                                          WHERE k.id = $3
+                                            AND ($1::text IS NULL OR k.workspaces @> ARRAY[$1])
+                                            AND ($2::text[] IS NULL OR k.workspaces <@ $2)))
          ORDER BY created_at, id
          LIMIT $4",
         which.reaching(),

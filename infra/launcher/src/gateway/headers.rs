@@ -3,10 +3,13 @@
 use anyhow::Context as _;
 use axum::Router;
 use axum::extract::Request;
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, header};
+use axum::http::{
+    Extensions, HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header,
+};
 use axum::middleware::{self, Next};
 use axum::response::Response;
 use tower_http::compression::CompressionLayer;
+use tower_http::compression::predicate::{DefaultPredicate, Predicate};
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
 use super::CorsConfig;
@@ -60,7 +63,7 @@ pub(super) fn cors(config: &CorsConfig) -> anyhow::Result<Option<CorsLayer>> {
 /// Puts all of it around `app`.
 pub(super) fn around(app: Router, cors: Option<CorsLayer>) -> Router {
     let app = app
-        .layer(CompressionLayer::new())
+        .layer(CompressionLayer::new().compress_when(DefaultPredicate::new().and(has_body)))
         .layer(middleware::from_fn(finish));
     match cors {
         Some(cors) => app.layer(cors),
@@ -68,7 +71,28 @@ pub(super) fn around(app: Router, cors: Option<CorsLayer>) -> Router {
     }
 }
 
-async fn finish(request: Request, next: Next) -> Response {
+/// Whether there is something to compress.
+fn has_body(status: StatusCode, _: Version, _: &HeaderMap, _: &Extensions) -> bool {
+    status != StatusCode::NOT_MODIFIED && status != StatusCode::NO_CONTENT
+}
+
+/// Whether the header names an encoding that answers can have. What names none is answered as it is: an
+/// answer of 406 would come when the request has had its effect.
+fn is_usable(accept_encoding: &HeaderValue) -> bool {
+    let names = accept_encoding.to_str().unwrap_or_default();
+    names.split(',').any(|name| {
+        let name = name.split(';').next().unwrap_or_default().trim();
+        ["gzip", "zstd"]
+            .iter()
+            .any(|known| name.eq_ignore_ascii_case(known))
+    })
+}
+
+async fn finish(mut request: Request, next: Next) -> Response {
+    let accepted = request.headers().get(header::ACCEPT_ENCODING);
+    if accepted.is_some_and(|accepted| !is_usable(accepted)) {
+        request.headers_mut().remove(header::ACCEPT_ENCODING);
+    }
     let mut response = next.run(request).await;
     let headers = response.headers_mut();
     for (name, value) in SECURITY {
@@ -97,6 +121,23 @@ fn weaken_tag(headers: &mut HeaderMap) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_encoding_that_no_answer_has_is_as_good_as_none() {
+        for (accepted, usable) in [
+            ("gzip", true),
+            ("br, ZSTD;q=0.5", true),
+            ("br, identity;q=0", false),
+            ("identity;q=0", false),
+            ("*;q=0", false),
+        ] {
+            assert_eq!(
+                is_usable(&HeaderValue::from_static(accepted)),
+                usable,
+                "{accepted}"
+            );
+        }
+    }
 
     #[test]
     fn only_what_is_compressed_loses_its_strong_tag() {

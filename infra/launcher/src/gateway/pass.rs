@@ -3,17 +3,35 @@
 //! The path goes on exactly as it came: whatever a URL library would write differently (`..`, a
 //! backslash) could reach another route than the one that was looked up, and is refused.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
-use axum::extract::{FromRequest, Request, State};
+use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use axum::response::Response;
+use futures_util::StreamExt;
 use reqwest::{Client, Url};
 use runtime::http::Problem;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// How long a client or a service may take between two pieces of what it sends.
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The largest body that services take, unless they say otherwise.
+const LARGEST_BODY: usize = 2 * 1024 * 1024;
+/// The bodies of all requests together, in bytes.
+const ALL_BODIES: usize = 256 * 1024 * 1024;
+
+/// Where the bodies of all requests are until they are handed on.
+#[derive(Debug)]
+pub(super) struct Room(Arc<Semaphore>);
+
+impl Default for Room {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(ALL_BODIES)))
+    }
+}
 
 /// A service behind the gateway.
 #[derive(Debug, Clone)]
@@ -21,15 +39,26 @@ pub(super) struct Upstream {
     name: &'static str,
     base: String,
     client: Client,
+    /// The bytes of bodies that all requests together may still have here.
+    room: Arc<Semaphore>,
+    /// The largest body that it is sent.
+    largest: usize,
 }
 
 impl Upstream {
-    pub(super) fn new(name: &'static str, base: &str, client: &Client) -> Self {
+    pub(super) fn new(name: &'static str, base: &str, client: &Client, room: &Room) -> Self {
         Self {
             name,
             base: base.to_owned(),
             client: client.clone(),
+            room: Arc::clone(&room.0),
+            largest: LARGEST_BODY,
         }
+    }
+
+    /// The same for bodies of up to `largest` bytes.
+    pub(super) fn taking(self, largest: usize) -> Self {
+        Self { largest, ..self }
     }
 
     /// What went wrong, as the client is told.
@@ -53,10 +82,12 @@ pub(super) async fn pass(
 ) -> Result<Response, Problem> {
     let url = target(&upstream.base, request.uri())?;
     let (method, headers) = (request.method().clone(), request.headers().clone());
-    let body = body(request).await?;
+    require_some_credential(&headers)?;
+    let (body, held) = upstream.body(request).await?;
     let request = upstream.client.request(method, url);
     let request = request.headers(end_to_end(headers)).body(body);
     let answer = request.send().await;
+    drop(held);
     let answer = answer.map_err(|error| upstream.problem(&error))?;
     let mut response = Response::builder().status(answer.status());
     if let Some(headers) = response.headers_mut() {
@@ -85,20 +116,60 @@ fn target(base: &str, uri: &Uri) -> Result<Url, Problem> {
     })
 }
 
-async fn body(request: Request) -> Result<Bytes, Problem> {
-    let read = tokio::time::timeout(PATIENCE, Bytes::from_request(request, &()));
-    let read = read.await.map_err(|_| {
-        let detail = format!("the body did not come within {} s", PATIENCE.as_secs());
-        Problem::new(StatusCode::REQUEST_TIMEOUT, "request-timeout", detail)
-    })?;
-    read.map_err(|rejection| {
-        let status = rejection.status();
-        if status == StatusCode::PAYLOAD_TOO_LARGE {
-            let detail = "the body is larger than this path takes; send less at once";
-            return Problem::new(status, "request-too-large", detail);
+/// The services judge credentials; who comes without any is sent away before anything of theirs is read.
+fn require_some_credential(headers: &HeaderMap) -> Result<(), Problem> {
+    if headers.contains_key(header::AUTHORIZATION) || headers.contains_key("x-api-key") {
+        return Ok(());
+    }
+    let detail = "send an API key or a token as `Authorization: Bearer …`";
+    Err(Problem::new(
+        StatusCode::UNAUTHORIZED,
+        "unauthorized",
+        detail,
+    ))
+}
+
+impl Upstream {
+    /// The body of `request`, and the room that it takes.
+    async fn body(
+        &self,
+        request: Request,
+    ) -> Result<(Bytes, Option<OwnedSemaphorePermit>), Problem> {
+        let read = tokio::time::timeout(PATIENCE, self.read(request.into_body()));
+        read.await.map_err(|_| {
+            let detail = format!("the body did not come within {} s", PATIENCE.as_secs());
+            Problem::new(StatusCode::REQUEST_TIMEOUT, "request-timeout", detail)
+        })?
+    }
+
+    async fn read(&self, body: Body) -> Result<(Bytes, Option<OwnedSemaphorePermit>), Problem> {
+        let mut chunks = body.into_data_stream();
+        let mut read = Vec::new();
+        let mut held: Option<OwnedSemaphorePermit> = None;
+        while let Some(chunk) = chunks.next().await {
+            let chunk = chunk.map_err(|error| {
+                let detail = format!("the body ends before its time: {error}");
+                Problem::bad_request("invalid-body", detail)
+            })?;
+            if read.len() + chunk.len() > self.largest {
+                let detail = "the body is larger than this path takes; send less at once";
+                let status = StatusCode::PAYLOAD_TOO_LARGE;
+                return Err(Problem::new(status, "request-too-large", detail));
+            }
+            let more = u32::try_from(chunk.len()).unwrap_or(u32::MAX);
+            let more = Arc::clone(&self.room).try_acquire_many_owned(more);
+            let more = more.map_err(|_| {
+                let detail = "too many requests are on their way at once; try again";
+                Problem::new(StatusCode::SERVICE_UNAVAILABLE, "busy", detail)
+            })?;
+            match &mut held {
+                Some(held) => held.merge(more),
+                None => held = Some(more),
+            }
+            read.extend_from_slice(&chunk);
         }
-        Problem::new(status, "invalid-body", rejection.body_text())
-    })
+        Ok((read.into(), held))
+    }
 }
 
 /// The headers that concern more than one hop (RFC 9110, section 7.6.1).
@@ -158,5 +229,43 @@ mod tests {
                 assert_eq!(problem.status, 400, "{path}");
             }
         }
+    }
+
+    fn upstream(room: &Room) -> Upstream {
+        runtime::telemetry::install_tls();
+        Upstream::new("core", "http://core", &Client::new(), room).taking(8)
+    }
+
+    fn kind(read: Result<(Bytes, Option<OwnedSemaphorePermit>), Problem>) -> String {
+        let problem = read.expect_err("it is refused");
+        problem.kind.replace("urn:headrace:problem:", "")
+    }
+
+    #[tokio::test]
+    async fn bodies_share_what_room_there_is() {
+        let room = Room(Arc::new(Semaphore::new(10)));
+        let upstream = upstream(&room);
+        let (body, held) = upstream.read(Body::from("12345678")).await.unwrap();
+        assert_eq!(body, "12345678");
+        assert_eq!(kind(upstream.read(Body::from("123")).await), "busy");
+        drop(held);
+        assert!(upstream.read(Body::from("123")).await.is_ok());
+        assert_eq!(
+            kind(upstream.read(Body::from("123456789")).await),
+            "request-too-large"
+        );
+        assert_eq!(
+            room.0.available_permits(),
+            10,
+            "what is refused holds nothing"
+        );
+    }
+
+    #[test]
+    fn who_comes_without_a_credential_is_sent_away_at_once() {
+        let mut headers = HeaderMap::new();
+        assert_eq!(require_some_credential(&headers).unwrap_err().status, 401);
+        headers.insert("x-api-key", HeaderValue::from_static("any"));
+        assert!(require_some_credential(&headers).is_ok());
     }
 }

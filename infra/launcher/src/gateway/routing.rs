@@ -5,16 +5,14 @@ use std::time::Duration;
 
 use anyhow::bail;
 use axum::Router;
-use axum::extract::DefaultBodyLimit;
 use axum::routing::{MethodFilter, MethodRouter, on};
 use reqwest::Client;
 use utoipa::openapi::OpenApi;
 use utoipa::openapi::path::PathItem;
 
 use super::Upstreams;
-use super::pass::{PATIENCE, Upstream, pass};
+use super::pass::{PATIENCE, Room, Upstream, pass};
 
-const LARGEST_BODY: usize = 2 * 1024 * 1024;
 const INGEST: &str = "/v1/provider-ingest";
 /// Of provider-ingest, as it is sent; the core bounds what is in it.
 const LARGEST_INGEST: usize = 16 * 1024 * 1024;
@@ -90,18 +88,18 @@ pub(super) fn routes(upstreams: &Upstreams) -> anyhow::Result<Router> {
         // Between two pieces of an answer: some answers go on for hours.
         .read_timeout(PATIENCE)
         .build()?;
+    let room = Room::default();
     let routes = table()?.into_iter().fold(Router::new(), |routes, route| {
         let base = (route.base)(upstreams).trim_end_matches('/');
-        let upstream = Upstream::new(route.service, base, &client);
-        let methods = methods(&route.item).with_state(upstream);
-        let methods = if route.path == INGEST {
-            methods.layer(DefaultBodyLimit::max(LARGEST_INGEST))
+        let upstream = Upstream::new(route.service, base, &client, &room);
+        let upstream = if route.path == INGEST {
+            upstream.taking(LARGEST_INGEST)
         } else {
-            methods
+            upstream
         };
-        routes.route(&route.path, methods)
+        routes.route(&route.path, methods(&route.item).with_state(upstream))
     });
-    Ok(routes.layer(DefaultBodyLimit::max(LARGEST_BODY)))
+    Ok(routes)
 }
 
 /// The methods that are described; a HEAD goes where the GET goes.

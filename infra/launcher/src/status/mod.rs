@@ -7,10 +7,12 @@ use std::io::{IsTerminal, Write, stdout};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use anyhow::anyhow;
 use clap::Args;
 use reqwest::Client;
 use runtime::clock;
-use serde_json::{Value, json};
+use serde::de::DeserializeOwned;
+use serde_json::json;
 
 use crate::cli;
 use crate::connection::{ApiArguments, expect};
@@ -50,7 +52,12 @@ async fn run(arguments: StatusArguments) -> anyhow::Result<()> {
     let client = arguments.api.client_builder()?.timeout(PATIENCE).build()?;
     let Some(every) = arguments.watch else {
         let report = ask(&client, &arguments).await?;
-        return show(&report, arguments.json, "");
+        show(&report, arguments.json, "")?;
+        return if report.away.is_empty() {
+            Ok(())
+        } else {
+            Err(anyhow!("not everything answers"))
+        };
     };
     let every = every.max(FASTEST);
     let clear = if stdout().is_terminal() { CLEAR } else { "" };
@@ -77,6 +84,10 @@ fn show(report: &Report, is_json: bool, clear: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
+async fn get<T: DeserializeOwned>(client: &Client, url: &str) -> anyhow::Result<T> {
+    Ok(expect(client.get(url).send().await?).await?.json().await?)
+}
+
 /// Asks the API for everything that the key may see.
 async fn ask(client: &Client, arguments: &StatusArguments) -> anyhow::Result<Report> {
     let base = arguments.api.base()?;
@@ -87,24 +98,26 @@ async fn ask(client: &Client, arguments: &StatusArguments) -> anyhow::Result<Rep
         // A key that reaches all of them says no names.
         (None, None) => Vec::new(),
     };
-    let mut workspaces = Vec::new();
+    let (mut workspaces, mut away) = (Vec::new(), Vec::new());
     for name in names {
         let url = format!("{base}/v1/workspaces/{name}/health");
-        let answer = client.get(url).send().await?;
-        workspaces.push(expect(answer).await?.json::<Health>().await?);
+        match get::<Health>(client, &url).await {
+            Ok(health) => workspaces.push(health),
+            Err(error) => away.push(format!("the health of {name}: {error:#}")),
+        }
     }
-    let pipeline = if me.operates() {
-        let answer = client.get(format!("{base}/v1/pipeline")).send().await?;
-        Some(expect(answer).await?.json::<Value>().await?)
-    } else {
-        None
-    };
+    let mut pipeline = None;
+    if me.operates() {
+        match get::<Pipeline>(client, &format!("{base}/v1/pipeline")).await {
+            Ok(found) => pipeline = Some(found),
+            Err(error) => away.push(format!("the pipeline: {error:#}")),
+        }
+    }
     Ok(Report {
         at: clock::now(),
         api: base,
         workspaces,
-        pipeline: pipeline
-            .map(serde_json::from_value::<Pipeline>)
-            .transpose()?,
+        pipeline,
+        away,
     })
 }

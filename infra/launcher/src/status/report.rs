@@ -14,8 +14,10 @@ pub(super) struct Report {
     /// Where.
     pub(super) api: String,
     pub(super) workspaces: Vec<Health>,
-    /// None where the key may not see it.
+    /// None where the key may not see it, and where it does not answer.
     pub(super) pipeline: Option<Pipeline>,
+    /// What did not answer, and why.
+    pub(super) away: Vec<String>,
 }
 
 /// A workspace's health; see docs/health.md.

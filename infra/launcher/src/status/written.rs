@@ -10,13 +10,17 @@ pub(super) fn screen(report: &Report) -> String {
         plain(&report.api),
         report.at.format("%Y-%m-%d %H:%M:%SZ")
     );
-    if report.workspaces.is_empty() {
+    if report.workspaces.is_empty() && report.away.is_empty() {
         screen += "The API key reaches every workspace; name one with -w to see its vehicles.\n";
     } else {
         screen += &fleet(&report.workspaces);
     }
+    for away in &report.away {
+        screen.extend(["\nNo answer of ", &plain(away), "\n"]);
+    }
     match &report.pipeline {
         Some(pipeline) => screen + "\n" + &of_pipeline(pipeline),
+        None if !report.away.is_empty() => screen,
         None => screen + "\nThe pipeline is shown to keys with the scope operate.\n",
     }
 }
@@ -152,6 +156,7 @@ mod tests {
             api: "http://127.0.0.1:8080".to_owned(),
             workspaces: vec![serde_json::from_value(health).unwrap()],
             pipeline: Some(serde_json::from_value(pipeline).unwrap()),
+            away: Vec::new(),
         }
     }
 
@@ -192,6 +197,11 @@ mod tests {
         assert!(shown.contains("name one with -w"), "{shown}");
         report.pipeline = None;
         assert!(screen(&report).contains("scope operate"));
+        report.away = vec!["the pipeline: 503".to_owned()];
+        let shown = screen(&report);
+        assert!(
+            shown.contains("No answer of the pipeline: 503") && !shown.contains("scope operate")
+        );
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use axum::extract::rejection::RawPathParamsRejection;
 use axum::extract::{MatchedPath, RawPathParams, Request, State};
 use axum::http::HeaderMap;
 use axum::middleware::Next;
@@ -23,10 +24,16 @@ pub(crate) struct Guarded {
 pub(crate) async fn guard(
     State(guarded): State<Guarded>,
     path: MatchedPath,
-    params: RawPathParams,
+    params: Result<RawPathParams, RawPathParamsRejection>,
     mut request: Request,
     next: Next,
 ) -> Response {
+    let params = match params {
+        Ok(params) => params,
+        Err(rejection) => {
+            return Problem::bad_request("invalid-path", rejection.body_text()).into_response();
+        }
+    };
     let workspace = params
         .iter()
         .find(|(name, _)| *name == "workspace")
@@ -131,6 +138,7 @@ mod tests {
             kind: Kind::ApiKey,
             workspaces: Workspaces::Of(["ours".to_owned()].into()),
             scopes: [Scope::Read].into(),
+            expires_at: None,
         };
         let kind = |rule, workspace| {
             let refused = allow(&reader, rule, workspace).err();

@@ -106,5 +106,6 @@ async fn of_key(keys: &KeyCache, key: ApiKey) -> Result<Principal, Refusal> {
         kind: Kind::ApiKey,
         workspaces: Workspaces::Of(grant.workspaces.iter().cloned().collect()),
         scopes: grant.scopes.iter().copied().collect(),
+        expires_at: grant.expires_at,
     })
 }

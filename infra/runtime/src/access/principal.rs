@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 
+use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 /// What a principal may do.
@@ -113,6 +114,8 @@ pub struct Principal {
     pub workspaces: Workspaces,
     /// What they may do there.
     pub scopes: BTreeSet<Scope>,
+    /// When their credential ends (UTC), if it does.
+    pub expires_at: Option<DateTime<Utc>>,
 }
 
 impl Principal {
@@ -124,6 +127,7 @@ impl Principal {
             kind: Kind::Internal,
             workspaces: Workspaces::All,
             scopes: Scope::ALL.into(),
+            expires_at: None,
         }
     }
 

@@ -51,6 +51,8 @@ impl Claims {
             kind: Kind::Token,
             workspaces,
             scopes,
+            // A token is renewed for as long as its holder is known to the issuer.
+            expires_at: None,
         })
     }
 }

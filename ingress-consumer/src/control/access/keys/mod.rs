@@ -9,7 +9,7 @@ use axum::Extension;
 use axum::extract::State;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use runtime::access::{ApiKey, KeyCheck, KeyGrant, KeySource as _, Principal, Workspaces};
+use runtime::access::{ApiKey, KeyCheck, KeyGrant, KeySource as _, Principal, Scope, Workspaces};
 use runtime::clock;
 use runtime::http::{Json, PageSize, Path, Problem, Query};
 use sqlx::PgPool;
@@ -173,6 +173,7 @@ pub(super) async fn show(
 )]
 pub(super) async fn revoke(
     State(pool): State<PgPool>,
+    Extension(principal): Extension<Principal>,
     Path(at): Path<AtWorkspaceKey>,
 ) -> Result<StatusCode, Problem> {
     let workspace = at.workspace()?;
@@ -188,6 +189,11 @@ pub(super) async fn revoke(
             "api-key-shared",
             detail,
         ));
+    }
+    if row.scopes.contains(&Scope::Operate) && !principal.has(Scope::Operate) {
+        let detail =
+            "this key operates the installation, so it is revoked by who has the scope `operate`";
+        return Err(Problem::new(StatusCode::FORBIDDEN, "scope-missing", detail));
     }
     end(&pool, &at.id).await
 }

@@ -39,6 +39,12 @@ pub fn decide(
     if scopes.is_empty() {
         return Err(invalid("scopes is empty; name what the key may do"));
     }
+    let asked = new.expires_at.map(|end| expiry(end, now)).transpose()?;
+    // Nobody gives more than they have, nor for longer.
+    let expires_at = match (asked, principal.expires_at) {
+        (Some(asked), Some(end)) => Some(asked.min(end)),
+        (asked, end) => asked.or(end),
+    };
     Ok(KeyRow {
         id,
         name,
@@ -46,7 +52,7 @@ pub fn decide(
         scopes,
         created_at: now,
         created_by: principal.name.clone(),
-        expires_at: new.expires_at.map(|end| expiry(end, now)).transpose()?,
+        expires_at,
         revoked_at: None,
         last_used_at: None,
     })
@@ -109,6 +115,28 @@ mod tests {
             kind: Kind::ApiKey,
             workspaces: Workspaces::Of(["depot".to_owned()].into()),
             scopes: [Scope::Read, Scope::Manage].into(),
+            expires_at: None,
+        }
+    }
+
+    #[test]
+    fn a_key_ends_no_later_than_that_of_its_maker() {
+        let end = now() + TimeDelta::days(1);
+        let maker = Principal {
+            expires_at: Some(end),
+            ..manager()
+        };
+        for (asked, expected) in [
+            (None, end),
+            (Some(end + TimeDelta::days(1)), end),
+            (Some(end - TimeDelta::hours(1)), end - TimeDelta::hours(1)),
+        ] {
+            let new = NewWideApiKey {
+                expires_at: asked,
+                ..new()
+            };
+            let row = decide(&maker, new, "1".to_owned(), now()).unwrap();
+            assert_eq!(row.expires_at, Some(expected));
         }
     }
 
