@@ -35,8 +35,32 @@ struct Shared {
     /// What all APIs are answered with, if it is not 200.
     refusal: AtomicU16,
     no_live: AtomicBool,
+    /// What single APIs are answered with, if it is not 200.
+    away: Mutex<BTreeMap<Api, u16>>,
+    /// Whether the places where streams were are of another history.
+    is_restored: AtomicBool,
     asked: Mutex<Vec<String>>,
     resumed: Mutex<Vec<Option<String>>>,
+}
+
+/// An API behind the gateway.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Api {
+    Snapshot,
+    Health,
+    Core,
+}
+
+impl Api {
+    /// Which one serves what is at `path`.
+    fn of(path: &str) -> Self {
+        let parts: Vec<_> = path.split('/').skip(2).collect();
+        match parts[..] {
+            ["vehicles"] | ["vehicles", _, "snapshot"] => Self::Snapshot,
+            ["health", ..] | ["vehicles", _, "health", ..] => Self::Health,
+            _ => Self::Core,
+        }
+    }
 }
 
 /// A vehicle as the list of vehicles has it.
@@ -70,6 +94,8 @@ impl Fake {
             sent: AtomicU16::new(0),
             refusal: AtomicU16::new(200),
             no_live: AtomicBool::new(false),
+            away: Mutex::default(),
+            is_restored: AtomicBool::new(false),
             asked: Mutex::default(),
             resumed: Mutex::default(),
         });
@@ -106,6 +132,21 @@ impl Fake {
     /// Answers everything with `status` from now on.
     pub fn refuse(&self, status: u16) {
         self.shared.refusal.store(status, Ordering::Relaxed);
+    }
+
+    /// Answers what is of `api` with `status` from now on.
+    pub fn put_away(&self, api: Api, status: u16) {
+        lock(&self.shared.away).insert(api, status);
+    }
+
+    /// Answers what is of `api` again.
+    pub fn put_back(&self, api: Api) {
+        lock(&self.shared.away).remove(&api);
+    }
+
+    /// Knows no place any more where a stream was.
+    pub fn restore(&self) {
+        self.shared.is_restored.store(true, Ordering::Relaxed);
     }
 
     /// Whether there is a live stream from now on.
@@ -162,6 +203,10 @@ async fn answer(
         let scopes = lock(&fake.scopes).clone();
         return axum::Json(json!({"principal": "key:test", "kind": "api_key", "workspaces": ["demo", "depot"], "scopes": scopes})).into_response();
     }
+    let away = lock(&fake.away).get(&Api::of(path)).copied();
+    if let Some(status) = away {
+        return problem(status, "told-by-the-test");
+    }
     if path == "pipeline" {
         return axum::Json(super::shapes::pipeline()).into_response();
     }
@@ -214,7 +259,11 @@ fn live(fake: &Shared, headers: &HeaderMap) -> Response {
     }
     let last = headers.get("last-event-id");
     let last = last.map(|last| last.to_str().unwrap().to_owned());
+    let is_resumed = last.is_some();
     lock(&fake.resumed).push(last);
+    if is_resumed && fake.is_restored.load(Ordering::Relaxed) {
+        return problem(409, "log-restored");
+    }
     let events = fake.events.subscribe();
     let body = stream::unfold(
         (events, Some("retry: 200\n: hello\n\n".to_owned())),

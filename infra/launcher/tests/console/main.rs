@@ -1,5 +1,6 @@
 //! The console in a browser: before a made-up fleet, and before the whole system.
 
+mod away;
 mod driven;
 mod fake;
 mod fleet;
