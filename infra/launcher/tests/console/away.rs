@@ -3,7 +3,8 @@
 use serde_json::{Value, json};
 
 use crate::driven::Driven;
-use crate::fake::{Api, Fake, KEY, vehicle};
+use crate::fake::{Fake, KEY, vehicle};
+use crate::paths::Api;
 
 const CHARGE: &str = "document.querySelector('.vehicles tbody td:nth-child(3)')?.textContent";
 const AWAY: &str = "A part of Headrace is away";

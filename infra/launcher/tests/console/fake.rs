@@ -17,6 +17,8 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::broadcast;
 
+use crate::paths::{Api, decoded};
+
 pub const KEY: &str = "hr_0123456789abcdef_key-of-the-tests";
 /// When everything was observed and received; the page tells the time by the answers.
 const RECEIVED: &str = "2026-11-28T10:00:00Z";
@@ -41,26 +43,6 @@ struct Shared {
     is_restored: AtomicBool,
     asked: Mutex<Vec<String>>,
     resumed: Mutex<Vec<Option<String>>>,
-}
-
-/// An API behind the gateway.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Api {
-    Snapshot,
-    Health,
-    Core,
-}
-
-impl Api {
-    /// Which one serves what is at `path`.
-    fn of(path: &str) -> Self {
-        let parts: Vec<_> = path.split('/').skip(2).collect();
-        match parts[..] {
-            ["vehicles"] | ["vehicles", _, "snapshot"] => Self::Snapshot,
-            ["health", ..] | ["vehicles", _, "health", ..] => Self::Health,
-            _ => Self::Core,
-        }
-    }
 }
 
 /// A vehicle as the list of vehicles has it.
@@ -226,21 +208,6 @@ async fn answer(
             None => problem(404, "route-not-found"),
         },
     }
-}
-
-fn decoded(part: &str) -> String {
-    let mut bytes = part.bytes();
-    let mut decoded = Vec::new();
-    while let Some(byte) = bytes.next() {
-        decoded.push(match byte {
-            b'%' => {
-                let digits = [bytes.next().unwrap(), bytes.next().unwrap()];
-                u8::from_str_radix(str::from_utf8(&digits).unwrap(), 16).unwrap()
-            }
-            other => other,
-        });
-    }
-    String::from_utf8(decoded).unwrap()
 }
 
 fn problem(status: u16, name: &str) -> Response {

@@ -6,5 +6,6 @@ mod fake;
 mod fleet;
 mod live;
 mod looks;
+mod paths;
 mod shapes;
 mod system;
