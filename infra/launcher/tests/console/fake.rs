@@ -17,6 +17,8 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::broadcast;
 
+use crate::paths::{Api, decoded};
+
 pub const KEY: &str = "hr_0123456789abcdef_key-of-the-tests";
 /// When everything was observed and received; the page tells the time by the answers.
 const RECEIVED: &str = "2026-11-28T10:00:00Z";
@@ -35,6 +37,10 @@ struct Shared {
     /// What all APIs are answered with, if it is not 200.
     refusal: AtomicU16,
     no_live: AtomicBool,
+    /// What single APIs are answered with, if it is not 200.
+    away: Mutex<BTreeMap<Api, u16>>,
+    /// Whether the places where streams were are of another history.
+    is_restored: AtomicBool,
     asked: Mutex<Vec<String>>,
     resumed: Mutex<Vec<Option<String>>>,
 }
@@ -70,6 +76,8 @@ impl Fake {
             sent: AtomicU16::new(0),
             refusal: AtomicU16::new(200),
             no_live: AtomicBool::new(false),
+            away: Mutex::default(),
+            is_restored: AtomicBool::new(false),
             asked: Mutex::default(),
             resumed: Mutex::default(),
         });
@@ -106,6 +114,21 @@ impl Fake {
     /// Answers everything with `status` from now on.
     pub fn refuse(&self, status: u16) {
         self.shared.refusal.store(status, Ordering::Relaxed);
+    }
+
+    /// Answers what is of `api` with `status` from now on.
+    pub fn put_away(&self, api: Api, status: u16) {
+        lock(&self.shared.away).insert(api, status);
+    }
+
+    /// Answers what is of `api` again.
+    pub fn put_back(&self, api: Api) {
+        lock(&self.shared.away).remove(&api);
+    }
+
+    /// Knows no place any more where a stream was.
+    pub fn restore(&self) {
+        self.shared.is_restored.store(true, Ordering::Relaxed);
     }
 
     /// Whether there is a live stream from now on.
@@ -162,6 +185,10 @@ async fn answer(
         let scopes = lock(&fake.scopes).clone();
         return axum::Json(json!({"principal": "key:test", "kind": "api_key", "workspaces": ["demo", "depot"], "scopes": scopes})).into_response();
     }
+    let away = lock(&fake.away).get(&Api::of(path)).copied();
+    if let Some(status) = away {
+        return problem(status, "told-by-the-test");
+    }
     if path == "pipeline" {
         return axum::Json(super::shapes::pipeline()).into_response();
     }
@@ -183,21 +210,6 @@ async fn answer(
     }
 }
 
-fn decoded(part: &str) -> String {
-    let mut bytes = part.bytes();
-    let mut decoded = Vec::new();
-    while let Some(byte) = bytes.next() {
-        decoded.push(match byte {
-            b'%' => {
-                let digits = [bytes.next().unwrap(), bytes.next().unwrap()];
-                u8::from_str_radix(str::from_utf8(&digits).unwrap(), 16).unwrap()
-            }
-            other => other,
-        });
-    }
-    String::from_utf8(decoded).unwrap()
-}
-
 fn problem(status: u16, name: &str) -> Response {
     let status = StatusCode::from_u16(status).unwrap();
     let body = json!({"type": format!("urn:headrace:problem:{name}"), "title": "A test's", "status": status.as_u16(), "detail": format!("the test said {name}")});
@@ -214,7 +226,11 @@ fn live(fake: &Shared, headers: &HeaderMap) -> Response {
     }
     let last = headers.get("last-event-id");
     let last = last.map(|last| last.to_str().unwrap().to_owned());
+    let is_resumed = last.is_some();
     lock(&fake.resumed).push(last);
+    if is_resumed && fake.is_restored.load(Ordering::Relaxed) {
+        return problem(409, "log-restored");
+    }
     let events = fake.events.subscribe();
     let body = stream::unfold(
         (events, Some("retry: 200\n: hello\n\n".to_owned())),

@@ -5,14 +5,15 @@ use serde_json::json;
 use crate::driven::{Driven, eventually};
 use crate::fake::{Fake, KEY, vehicle};
 
-const HOSTILE: [&str; 3] = [
+const HOSTILE: [&str; 4] = [
     "<script>window.hacked=1</script>",
     "\"><img src=x onerror=\"window.hacked=1\">",
     "javascript:window.hacked=1//' & ${hacked} %41/..",
+    "depot 7, bay 2/100%?vehicle=a,b#c+d",
 ];
 
-fn large() -> impl Iterator<Item = serde_json::Value> {
-    (0..10_000).map(|index| {
+fn large(vehicles: u32) -> impl Iterator<Item = serde_json::Value> {
+    (0..vehicles).map(|index| {
         let freshness = match index % 20 {
             0 => "stale",
             1 => "offline",
@@ -74,7 +75,7 @@ async fn only_a_key_that_is_accepted_leads_in_and_it_is_kept_out_of_the_address(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn among_ten_thousand_vehicles_one_is_found_and_few_rows_are_there() {
-    let fake = Fake::start(large()).await;
+    let fake = Fake::start(large(10_000)).await;
     let driven = Driven::signed_in(&fake.url, KEY).await;
     driven.shows("10,000 vehicles").await;
     driven.shows("1–50 of 10,000").await;
@@ -122,6 +123,31 @@ async fn among_ten_thousand_vehicles_one_is_found_and_few_rows_are_there() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_vehicle_beyond_those_that_are_kept_is_found_and_shown() {
+    let fake = Fake::start(large(20_100)).await;
+    let driven = Driven::signed_in(&fake.url, KEY).await;
+    driven.click("[data-key=state_of_charge] button").await;
+    driven
+        .shows("Sorted are the first 20,000 vehicles only")
+        .await;
+    driven.click("[data-key=vehicle] button").await;
+    driven
+        .evaluate("document.getElementById('search').focus()")
+        .await;
+    driven.page.write("bus-20055").await.unwrap();
+    let row = "[...document.querySelectorAll('.vehicles tbody tr')].map((row) => [...row.cells].slice(0, 3).map((cell) => cell.innerText.trim()).join(' ')).join()";
+    // 20055 modulo 101, as the fleet is made up.
+    driven
+        .until(&format!("{row} === 'bus-20055 Fresh 57.0 %'"))
+        .await;
+    driven.click(".vehicles tbody a").await;
+    driven
+        .until("document.querySelector('.signals tbody')?.textContent.includes('57.0 %')")
+        .await;
+    driven.close(&[]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_name_that_is_markup_is_shown_as_text_everywhere() {
     let names = HOSTILE
         .iter()
@@ -143,7 +169,7 @@ async fn a_name_that_is_markup_is_shown_as_text_everywhere() {
         assert!(HOSTILE.contains(&title.as_str().unwrap()), "{title}");
         driven.shows("State of charge 50.0 %").await;
         driven.evaluate("history.back()").await;
-        driven.until("document.querySelector('h1').textContent === 'Fleet' && document.querySelectorAll('.vehicles tbody th a').length === 3").await;
+        driven.until("document.querySelector('h1').textContent === 'Fleet' && document.querySelectorAll('.vehicles tbody th a').length === 4").await;
     }
     let foreign = "document.querySelectorAll('main script, main img, main iframe, main a[href^=javascript]').length";
     assert_eq!(driven.evaluate(foreign).await, 0);

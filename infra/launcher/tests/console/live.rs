@@ -67,6 +67,40 @@ async fn values_change_as_events_come_and_go_on_where_the_stream_was_cut() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn after_a_restore_what_is_older_is_shown_all_the_same() {
+    let at = |version: u64, charge: f64| {
+        let mut bus = vehicle("bus-1", "fresh", charge, 52.0, 5.0);
+        bus["version"] = json!(version);
+        bus
+    };
+    let fake = Fake::start([at(9, 90.0), vehicle("bus-2", "fresh", 50.0, 52.0, 5.0)]).await;
+    let driven = Driven::signed_in(&fake.url, KEY).await;
+    driven.until(&format!("{LINK} === 'Live'")).await;
+    driven.shows("1–2 of 2").await;
+    fake.tell("vehicle.snapshot.changed", snapshot(10, 91.0));
+    driven.until(&format!("{CHARGE} === '91.0 %'")).await;
+    // The stream says so …
+    fake.put(at(5, 20.0));
+    fake.send("event: end\ndata: {\"type\":\"urn:headrace:problem:log-restored\"}\n\n".to_owned());
+    driven.until(&format!("{CHARGE} === '20.0 %'")).await;
+    eventually("it begins anew", || fake.resumed() == [None, None]).await;
+    eventually("it listens", || fake.listeners() == 1).await;
+    // … or it is refused where it would go on; a vehicle's own page is read anew as well.
+    driven.evaluate("location.hash = '#/vehicles/bus-1'").await;
+    driven.shows("Heard through").await;
+    fake.tell("vehicle.snapshot.changed", snapshot(6, 21.0));
+    let signals = "document.querySelector('.signals tbody').textContent";
+    driven.until(&format!("{signals}.includes('21.0 %')")).await;
+    fake.put(at(3, 11.0));
+    fake.restore();
+    fake.send(String::new());
+    driven.until(&format!("{signals}.includes('11.0 %')")).await;
+    let resumed = fake.resumed();
+    assert_eq!(resumed[2..], [Some("position-2".to_owned()), None]);
+    driven.close(&["409"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn without_a_live_stream_values_come_all_the_same_and_it_is_said() {
     let fake = Fake::start([vehicle("bus-1", "fresh", 50.0, 52.0, 5.0)]).await;
     fake.has_live(false);

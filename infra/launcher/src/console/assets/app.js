@@ -114,7 +114,11 @@ function begin() {
       showLink(name, seconds);
       if (first !== null && ["waiting", "polling"].includes(name)) reload();
     },
-    gap: reload,
+    gap(isOther) {
+      // Versions of another history say nothing about which of two states is the newer.
+      if (isOther) store.forget();
+      reload();
+    },
     refused: () => signOut("The key is not accepted any more: sign in again."),
   });
   app.live.start();

@@ -50,25 +50,34 @@ export function fleet(app) {
   }
 
   async function ask() {
-    try {
-      summary = await session.api.get(`${session.base}/health`, null, stopped.signal);
-      showCounts();
-      settle();
-    } catch (error) {
-      app.failed(error);
-      return error;
-    }
-    const error = await list.refresh();
+    // Either is shown without the other.
+    const [counted, listed] = await Promise.all([askCounts(), list.refresh()]);
+    // The table has told of its error itself.
+    if (counted && !listed) app.failed(counted);
+    const error = listed ?? counted ?? store.failure;
+    settle(!counted);
     if (!error) app.worked();
     return error;
   }
 
-  /** Reads all vehicles again where the counts say twice that what is shown is not so, or nobody tells of moves. */
-  function settle() {
-    if (!store.complete) return;
+  async function askCounts() {
+    try {
+      summary = await session.api.get(`${session.base}/health`, null, stopped.signal);
+      showCounts();
+      return null;
+    } catch (error) {
+      return error;
+    }
+  }
+
+  /** Reads all vehicles again where that failed, the counts say twice that what is shown is not so, or nobody tells
+   * of moves. */
+  function settle(isCounted) {
+    if (stopped.signal.aborted || store.isLoading) return;
     const counts = count();
-    const differs = !store.truncated && FRESHNESS.some((name) => counts[name] !== summary[name]);
-    if (((differs && differed) || app.link !== "live") && Date.now() - readAt > REREAD) {
+    const differs = isCounted && store.complete && !store.truncated && FRESHNESS.some((name) => counts[name] !== summary[name]);
+    const isDoubtful = store.complete && ((differs && differed) || app.link !== "live");
+    if (store.failure || (isDoubtful && Date.now() - readAt > REREAD)) {
       readAt = Date.now();
       store.load().catch(app.failed);
     }

@@ -17,8 +17,8 @@ function wait(attempt) {
   return base * (1 + Math.random() / 2);
 }
 
-/** A live stream. `told` is called with: `event(cloudEvent)`, `state(name, seconds)`, `gap()` when something may
- * have been missed, `refused(status)`. */
+/** A live stream. `told` is called with: `event(cloudEvent)`, `state(name, seconds)`, `gap(isOther)` when something
+ * may have been missed, with whether what comes is of another history than what came; `refused(status)`. */
 export class Live {
   #url;
   #api;
@@ -26,6 +26,8 @@ export class Live {
   #last = null;
   #attempt = 0;
   #isAbsent = false;
+  /** Whether the log was found to be another than the one that was read. */
+  #isOther = false;
   #stop = new AbortController();
 
   constructor(url, api, told) {
@@ -71,7 +73,7 @@ export class Live {
       this.#isAbsent = false;
       this.#told.state("live");
       // Behind a known event nothing is missing; otherwise, what was before has to be read.
-      if (this.#last === null) this.#told.gap();
+      if (this.#last === null) this.#gap();
       return await this.#read(response.body, heard);
     } catch {
       return this.#again();
@@ -88,7 +90,11 @@ export class Live {
       if (done) return this.#again(stream.retry);
       heard();
       for (const event of stream.push(value)) {
-        if (event.type === "end") return this.#ended(event.data, stream.retry);
+        if (event.type === "end") {
+          // Whoever says so need not hang up as well.
+          reader.cancel().catch(() => {});
+          return this.#ended(event.data, stream.retry);
+        }
         if (event.id !== null) this.#last = event.id;
         this.#attempt = 0;
         if (event.data) this.#tell(event.data);
@@ -109,7 +115,14 @@ export class Live {
   /** The service says why it ends the stream. */
   #ended(data, retry) {
     if (/log-(truncated|restored)/.test(data)) this.#last = null;
+    if (/log-restored/.test(data)) this.#isOther = true;
     return this.#again(retry);
+  }
+
+  #gap() {
+    const isOther = this.#isOther;
+    this.#isOther = false;
+    this.#told.gap(isOther);
   }
 
   #refused(response) {
@@ -122,12 +135,14 @@ export class Live {
     // Where it left off is not known there any more.
     if (this.#last !== null && [400, 409, 410].includes(status)) {
       this.#last = null;
+      if (status !== 410) this.#isOther = true;
       return 0;
     }
     if ([429, 503].includes(status)) return this.#again((retryAfter(response) ?? 0) * 1000);
     if (status === 502 || status === 504) return this.#again();
     this.#isAbsent = true;
     this.#told.state("polling");
+    if (this.#isOther) this.#gap();
     return ABSENT_WAIT;
   }
 

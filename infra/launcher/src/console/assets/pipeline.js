@@ -23,7 +23,7 @@ export function pipeline(app) {
     }
     figures.replaceChildren(...tilesOf(found));
     return sections(found);
-  });
+  }, () => figures.replaceChildren());
   const parts = [
     part("Connections", () => get(`${session.base}/health/connections`, { limit: LISTED }), ({ items }) => [table("Connections", ["Connection", "Provider", "Status", "Since", "Why", { name: "Frames a minute", number: true }],
       items.map((item) => [item.connection, item.provider, state(item.status), moment(item.since), item.error ?? (item.reason ? word(item.reason) : "–"), number(item.frames_per_minute)]), "Nothing was heard of any connection.")]),
@@ -58,8 +58,8 @@ export function pipeline(app) {
   };
 }
 
-/** A part that asks for itself and fails by itself. */
-function part(title, get, show) {
+/** A part that asks for itself and fails by itself; `cleared` is called where nothing is shown any more. */
+function part(title, get, show, cleared) {
   const content = el("div", { class: "stack" }, el("p", { class: "hint" }, "Loading …"));
   let shown = null;
   return {
@@ -79,7 +79,10 @@ function part(title, get, show) {
         if (error.name === "AbortError") return null;
         shown = null;
         if ([0, 401, 429].includes(error.status)) app.failed(error);
-        else content.replaceChildren(el("p", { class: "hint" }, explain(error)));
+        else {
+          content.replaceChildren(el("p", { class: "hint" }, explain(error)));
+          cleared?.();
+        }
         return error;
       }
     },

@@ -3,7 +3,7 @@
 import { isPosition } from "./format.js";
 
 const PAGE = 1000;
-/** More vehicles are not kept; the table still finds them at the server. */
+/** More vehicles are not read, nor kept because an event tells of them; the table still finds them at the server. */
 const MOST = 20_000;
 const SPARSE = [
   "vehicle", "version", "age_seconds", "freshness", "last_received_at",
@@ -18,6 +18,10 @@ export class Store {
   /** Whether all of them, or as many as are kept, have been read. */
   complete = false;
   truncated = false;
+  /** Why the last reading of all of them failed; null once one did not. */
+  failure = null;
+  /** How often everything was forgotten: what was asked for before that is not taken in. */
+  history = 0;
   #api;
   #base;
   #sparse = SPARSE;
@@ -52,11 +56,32 @@ export class Store {
     return this.#loading;
   }
 
+  /** Whether all vehicles are being read. */
+  get isLoading() {
+    return this.#loading !== null;
+  }
+
+  /** Forgets everything, where what is known is of a history that is no more. */
+  forget() {
+    const ids = [...this.vehicles.keys()];
+    this.history += 1;
+    this.vehicles.clear();
+    this.complete = false;
+    this.truncated = false;
+    this.#notify(ids);
+  }
+
   async #readAll() {
-    do {
-      this.#again = false;
-      await this.#readOnce();
-    } while (this.#again);
+    try {
+      do {
+        this.#again = false;
+        await this.#readOnce();
+      } while (this.#again);
+      this.failure = null;
+    } catch (error) {
+      this.failure = error;
+      throw error;
+    }
   }
 
   async #readOnce() {
@@ -85,7 +110,9 @@ export class Store {
 
   /** One page of vehicles as the server has them. */
   async list(query, signal) {
+    const { history } = this;
     const page = await this.#api.get(`${this.#base}/vehicles`, query, signal);
+    if (history !== this.history) return this.list(query, signal);
     this.merge(page.items);
     return page;
   }
@@ -112,7 +139,7 @@ export class Store {
     switch (event.type) {
       case "vehicle.registered":
         if (!this.vehicles.has(data.vehicle)) {
-          this.#set({ vehicle: data.vehicle, version: 0, freshness: "never_seen", heard: null, signals: {} });
+          this.#add({ vehicle: data.vehicle, version: 0, freshness: "never_seen", heard: null, signals: {} });
         }
         return true;
       case "vehicle.snapshot.changed":
@@ -132,7 +159,7 @@ export class Store {
   #snapshot(data) {
     const known = this.vehicles.get(data.vehicle);
     if (known && data.version <= known.version) return;
-    this.#set({
+    this.#add({
       vehicle: data.vehicle,
       version: data.version,
       freshness: known?.freshness ?? null,
@@ -153,7 +180,7 @@ export class Store {
 
   #health(data) {
     const known = this.vehicles.get(data.vehicle);
-    this.#set({
+    this.#add({
       vehicle: data.vehicle,
       version: known?.version ?? 0,
       freshness: data.freshness,
@@ -173,8 +200,13 @@ export class Store {
     return at;
   }
 
+  /** Takes in what an event tells, unless that is one vehicle too many. What was asked for is always taken in,
+   * since it is about to be shown. */
+  #add(vehicle) {
+    if (this.vehicles.size < MOST || this.vehicles.has(vehicle.vehicle)) this.#set(vehicle);
+  }
+
   #set(vehicle) {
-    if (this.vehicles.size >= MOST && !this.vehicles.has(vehicle.vehicle)) return;
     this.vehicles.set(vehicle.vehicle, vehicle);
     this.#notify([vehicle.vehicle]);
   }

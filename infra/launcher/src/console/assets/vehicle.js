@@ -18,6 +18,7 @@ export function vehicle(app, id) {
   const base = `${session.base}/vehicles/${encodeURIComponent(id)}`;
   const stopped = new AbortController();
   let health = null;
+  let history;
   let rest;
   let soon;
 
@@ -56,26 +57,36 @@ export function vehicle(app, id) {
   }
 
   async function ask() {
-    try {
-      const [snapshot, found] = await Promise.all([
-        session.api.get(`${base}/snapshot`, null, stopped.signal),
-        session.api.get(`${base}/health`, null, stopped.signal),
-      ]);
-      health = found;
-      store.merge([{ freshness: found.freshness, last_received_at: found.last_received_at, ...snapshot }]);
-      app.worked();
-      showHealth();
-      signals.update();
-    } catch (error) {
-      app.failed(error);
-      if (!error.status || error.status === 429) return error;
+    const asked = store.history;
+    history = asked;
+    const [snapshot, found] = await Promise.allSettled([
+      session.api.get(`${base}/snapshot`, null, stopped.signal),
+      session.api.get(`${base}/health`, null, stopped.signal),
+    ]);
+    if (asked !== store.history) return ask();
+    // Either is shown without the other.
+    if (found.value) {
+      health = found.value;
+      store.merge([{ vehicle: id, freshness: health.freshness, last_received_at: health.last_received_at }]);
     }
+    if (snapshot.value) store.merge([snapshot.value]);
+    showHealth();
+    signals.update();
+    const error = snapshot.reason ?? found.reason;
+    if (error) app.failed(error);
+    else app.worked();
+    if (error && (!error.status || error.status === 429)) return error;
     await Promise.all(lists.map((one) => one.ask()));
     return null;
   }
 
   function changed(ids) {
     if (!ids.has(id)) return;
+    if (history !== store.history) {
+      // Everything was forgotten, and not all signals are read with all vehicles.
+      void ask();
+      return;
+    }
     signals.update();
     showHealth();
     soon ??= setTimeout(() => {

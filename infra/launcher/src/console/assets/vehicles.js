@@ -198,8 +198,8 @@ export function vehicles(app, stopped, filtered) {
         this.tick();
       },
       tick() {
-        const { heard } = store.vehicles.get(id) ?? {};
-        write(cells.heard, heard ? duration((store.now() - heard) / 1000) : "never");
+        const vehicle = store.vehicles.get(id);
+        if (vehicle) write(cells.heard, vehicle.heard ? duration((store.now() - vehicle.heard) / 1000) : "never");
       },
     };
   }
