@@ -82,7 +82,7 @@ impl CatchUp {
     /// What comes next for a reader that is at `position`. Where it is interrupted, it goes on.
     pub(super) async fn next(
         &mut self,
-        shared: &Arc<Shared>,
+        log: &Arc<Shared>,
         filter: &Arc<Filter>,
         position: &Position,
     ) -> Result<Progress, Unusable> {
@@ -96,21 +96,20 @@ impl CatchUp {
                 self.page = None;
                 return Ok(Progress::UpTo(shard, end));
             }
-            let reading = match &mut self.reading {
-                Some(reading) => reading,
-                None => {
-                    let Some((shard, target)) = self.missing(position) else {
-                        return Ok(Progress::Done);
-                    };
-                    let after = position.of(shard);
-                    let most = self.most.min(target - after);
-                    let (shared, filter) = (Arc::clone(shared), Arc::clone(filter));
-                    let generation = position.generation;
-                    let reading = tokio::spawn(async move {
-                        shared.read(generation, shard, after, most, &filter).await
-                    });
-                    self.reading.insert(AbortOnDropHandle::new(reading))
-                }
+            let reading = if let Some(reading) = &mut self.reading {
+                reading
+            } else {
+                let Some((shard, target)) = self.missing(position) else {
+                    return Ok(Progress::Done);
+                };
+                let after = position.of(shard);
+                let most = self.most.min(target - after);
+                let (log, filter) = (Arc::clone(log), Arc::clone(filter));
+                let generation = position.generation;
+                let reading =
+                    async move { log.read(generation, shard, after, most, &filter).await };
+                let reading = tokio::spawn(reading);
+                self.reading.insert(AbortOnDropHandle::new(reading))
             };
             let read = reading.await;
             self.reading = None;
