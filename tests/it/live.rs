@@ -273,6 +273,15 @@ impl Fickle {
         }
     }
 
+    /// The ids of those in `log` that it is to be sent.
+    fn wanted(&self, log: &[(String, String, String)]) -> Vec<String> {
+        let wanted = log.iter().filter(|(_, kind, about)| {
+            let of_type = !self.path.contains("types") || kind == "vehicle.snapshot.changed";
+            of_type && (!self.path.contains("bus-7") || about.contains("bus-7"))
+        });
+        wanted.map(|(id, ..)| id.clone()).collect()
+    }
+
     /// Takes up to `most` events, as far as they come soon; then may go.
     async fn take(&mut self, world: &World, most: usize, goes: bool) {
         let live = world.address(Service::Live);
@@ -341,22 +350,21 @@ async fn whoever_comes_back_has_each_event_once_and_in_order_whatever_was_restar
     let found = || count(&world, "w");
     let all = (1 + 30) * VEHICLES;
     eventually(SOON, "all logged", found, |found| *found >= all).await;
-    for reader in &mut readers {
-        let mut had = usize::MAX;
-        while reader.taken.len() != had {
-            had = reader.taken.len();
+    let deadline = Instant::now() + SOON;
+    let log = loop {
+        let mut log = logged(&world, "w").await;
+        // They came after the vehicles had become known.
+        log.retain(|(_, kind, _)| kind != "vehicle.registered");
+        let lacks = |reader: &Fickle| reader.taken.len() < reader.wanted(&log).len();
+        if Instant::now() > deadline || !readers.iter().any(lacks) {
+            break log;
+        }
+        for reader in readers.iter_mut().filter(|reader| lacks(reader)) {
             reader.take(&world, 1000, false).await;
         }
-    }
-    // They came after the vehicles had become known.
-    let mut log = logged(&world, "w").await;
-    log.retain(|(_, kind, _)| kind != "vehicle.registered");
+    };
     for reader in readers {
-        let wanted = log.iter().filter(|(_, kind, about)| {
-            let of_type = !reader.path.contains("types") || kind == "vehicle.snapshot.changed";
-            of_type && (!reader.path.contains("bus-7") || about.contains("bus-7"))
-        });
-        let wanted: Vec<_> = wanted.map(|(id, ..)| id.clone()).collect();
+        let wanted = reader.wanted(&log);
         let mut found: Vec<_> = reader.taken.iter().map(place).collect();
         // Each shard's come in order, and with them each vehicle's.
         let mut last = BTreeMap::new();

@@ -1,12 +1,13 @@
 //! Who reads a workspace's events, found without asking each reader.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use super::event::Frame;
 use super::filter::Filter;
 use super::mailbox::Mailbox;
 use super::ring::Entry;
+use super::several::Several;
 
 /// A reader, as the hub knows it.
 #[derive(Debug, Clone)]
@@ -68,51 +69,113 @@ impl Audience {
         self.of_all.values().chain(of_some)
     }
 
-    /// Hands `entry` to everybody who wants it; returns to how many.
-    pub(super) fn tell(&self, entry: &Entry) -> u64 {
+    /// Hands `entry` to everybody who wants it; returns to how many. `several` are its vehicles, if it is of
+    /// several: they are found beforehand, since everybody waits meanwhile.
+    pub(super) fn tell(&self, entry: &Entry, several: Option<&Several>) -> u64 {
         let event = &entry.event;
         let mut told = 0;
         let mut put = |member: &Member, frame: &Frame| {
-            if member.filter.wants_type(&event.kind) {
-                member.mailbox.put(frame.clone());
-                told += 1;
-            }
+            member.mailbox.put(frame.clone());
+            told += 1;
         };
-        for member in self.of_all.values() {
+        let wants = |member: &&Member| member.filter.wants_type(&event.kind);
+        for member in self.of_all.values().filter(wants) {
             put(member, &entry.frame);
         }
-        if self.by_vehicle.is_empty() {
-            return told;
-        }
-        if !event.is_of_several() {
-            let vehicle = event.vehicle();
-            let members = vehicle.and_then(|vehicle| self.by_vehicle.get(vehicle));
-            for member in members.into_iter().flat_map(HashMap::values) {
+        let of = |vehicle: &str| self.by_vehicle.get(vehicle).into_iter().flatten();
+        if let Some(vehicle) = event.vehicle() {
+            for member in of(vehicle).map(|(_, member)| member).filter(wants) {
                 put(member, &entry.frame);
             }
-            return told;
         }
+        let Some(several) = several.filter(|_| !self.by_vehicle.is_empty()) else {
+            return told;
+        };
         // Each reader gets one event with all of its vehicles; the text is made once for all who want the
         // same of them.
-        let mut wanted = BTreeMap::<u64, (&Member, BTreeSet<String>)>::new();
-        for vehicle in event.vehicles() {
-            for (id, member) in self.by_vehicle.get(&vehicle).into_iter().flatten() {
-                let (_, vehicles) = wanted.entry(*id).or_insert((member, BTreeSet::new()));
-                vehicles.insert(vehicle.clone());
+        let mut wanted = BTreeMap::<u64, (&Member, Vec<usize>)>::new();
+        for (at, vehicle) in several.vehicles().enumerate() {
+            for (id, member) in of(vehicle).filter(|(_, member)| wants(member)) {
+                let (_, kept) = wanted.entry(*id).or_insert((member, Vec::new()));
+                kept.push(at);
             }
         }
-        let mut frames = HashMap::<BTreeSet<String>, Frame>::new();
-        for (member, vehicles) in wanted.into_values() {
-            if !frames.contains_key(&vehicles) {
-                let Some(line) = event.narrowed(&vehicles) else {
-                    continue;
-                };
-                frames.insert(vehicles.clone(), entry.frame.with_line(event, &line));
-            }
-            if let Some(frame) = frames.get(&vehicles) {
+        let mut frames = HashMap::<Vec<usize>, Frame>::new();
+        for (member, kept) in wanted.into_values() {
+            if let Some(frame) = frames.get(&kept) {
                 put(member, frame);
+            } else if let Some(line) = several.narrowed(&event.line, &kept) {
+                let frame = entry.frame.with_line(event, &line);
+                put(member, &frame);
+                frames.insert(kept, frame);
             }
         }
         told
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+    use shared_model::WorkspaceId;
+
+    use super::*;
+    use crate::live::event::LogEvent;
+    use crate::live::event::tests::line;
+    use crate::live::mailbox::Mail;
+    use crate::live::position::Position;
+
+    async fn vehicles_for(member: &Member) -> Value {
+        let Mail::Frame(frame) = member.mailbox.next().await else {
+            panic!("an event");
+        };
+        assert!(member.mailbox.is_empty(), "one is enough");
+        let event: Value = serde_json::from_slice(&frame.line()).unwrap();
+        event["data"]["vehicles"].clone()
+    }
+
+    #[tokio::test]
+    async fn each_reader_is_told_of_its_vehicles_at_once() {
+        let mut audience = Audience::default();
+        let wanted: [(&[&str], &[&str]); 6] = [
+            (&[], &["a", "c", "z"]),
+            (&[], &["c", "a"]),
+            (&[], &["b"]),
+            (&[], &[]),
+            (&[], &["z"]),
+            (&["vehicle.registered"], &["a"]),
+        ];
+        let members = wanted.map(|(types, vehicles)| {
+            let names = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();
+            let names: [Vec<String>; 2] = [types, vehicles].map(names);
+            let filter = Filter::asked(WorkspaceId::new("demo").unwrap(), &names[0], &names[1]);
+            Member {
+                filter: Arc::new(filter.unwrap()),
+                mailbox: Arc::new(Mailbox::new(9, usize::MAX)),
+            }
+        });
+        for (id, member) in (0..).zip(&members) {
+            audience.add(id, member);
+        }
+        let said = ["a", "b", "c"].map(|vehicle| json!({"vehicle": vehicle}));
+        let data = json!({"vehicles": said});
+        let event = LogEvent::read(line(1, "demo", "vehicles.seen", data)).unwrap();
+        let several = Several::of(&event);
+        let behind = Arc::new(Position::new(1, vec![1]));
+        let frame = Frame::new(0, &event, &event.line, behind);
+        let told = audience.tell(&Entry { event, frame }, several.as_ref());
+        assert_eq!(told, 4);
+        for (member, expected) in
+            members
+                .iter()
+                .zip([&["a", "c"][..], &["a", "c"], &["b"], &["a", "b", "c"]])
+        {
+            let expected: Vec<_> = expected
+                .iter()
+                .map(|vehicle| json!({"vehicle": vehicle}))
+                .collect();
+            assert_eq!(vehicles_for(member).await, json!(expected));
+        }
+        assert!(members[4].mailbox.is_empty() && members[5].mailbox.is_empty());
     }
 }

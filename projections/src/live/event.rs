@@ -1,14 +1,12 @@
 //! An event as it goes to readers. Pure.
 
 use std::borrow::Cow;
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
-use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
-use shared_model::{CloudEvent, EventType, WorkspaceId};
+use serde::Deserialize;
+use shared_model::{EventType, WorkspaceId};
 
 use super::position::Position;
 
@@ -69,54 +67,6 @@ impl LogEvent {
         let subject = self.subject.as_deref();
         subject.filter(|_| self.kind.starts_with("vehicle."))
     }
-
-    /// The vehicles that it tells of, where those are several.
-    pub(super) fn vehicles(&self) -> Vec<String> {
-        let named = seen(&self.line).unwrap_or_default();
-        named.into_iter().map(|(vehicle, _)| vehicle).collect()
-    }
-
-    /// The event with only what it tells of `vehicles`; none if that is nothing.
-    pub(super) fn narrowed(&self, vehicles: &BTreeSet<String>) -> Option<Bytes> {
-        let event: CloudEvent<&RawValue> = serde_json::from_slice(&self.line).ok()?;
-        let mut kept = seen(&self.line)?;
-        kept.retain(|(vehicle, _)| vehicles.contains(vehicle));
-        if kept.is_empty() {
-            return None;
-        }
-        let narrow = Seen {
-            vehicles: kept.into_iter().map(|(_, text)| text).collect(),
-        };
-        let line = serde_json::to_vec(&event.with_data(narrow)).ok()?;
-        Some(line.into())
-    }
-}
-
-#[derive(Deserialize, Serialize)]
-struct Seen<'a> {
-    #[serde(borrow)]
-    vehicles: Vec<&'a RawValue>,
-}
-
-#[derive(Deserialize)]
-struct Named {
-    vehicle: String,
-}
-
-#[derive(Deserialize)]
-struct WithSeen<'a> {
-    #[serde(borrow)]
-    data: Seen<'a>,
-}
-
-/// The vehicles of an event of several, each with what is said of it.
-fn seen(line: &[u8]) -> Option<Vec<(String, &RawValue)>> {
-    let event: WithSeen<'_> = serde_json::from_slice(line).ok()?;
-    let named = event.data.vehicles.into_iter().map(|text| {
-        let named: Named = serde_json::from_str(text.get()).ok()?;
-        Some((named.vehicle, text))
-    });
-    named.collect()
 }
 
 /// An event in the form in which it is sent, with the position behind it. Clones share the text.
@@ -218,15 +168,12 @@ pub(super) mod tests {
         LogEvent::read(line(41, "demo", kind, data)).unwrap()
     }
 
-    fn set(names: &[&str]) -> BTreeSet<String> {
-        names.iter().map(|&name| name.to_owned()).collect()
-    }
-
     #[test]
     fn what_an_event_is_about_is_known_without_its_data() {
         let event = of("vehicle.snapshot.changed", json!({"vehicle": "bus-1"}));
         assert_eq!((event.offset, event.vehicle()), (41, Some("bus-1")));
         assert!(!event.is_of_several());
+        assert!(of("vehicles.seen", json!({"vehicles": []})).is_of_several());
         let status = of(
             "connection.status.changed",
             json!({"vehicle": "no vehicle"}),
@@ -234,24 +181,6 @@ pub(super) mod tests {
         assert_eq!(status.vehicle(), None);
         assert!(LogEvent::read(Bytes::from_static(b"{}")).is_none());
         assert!(LogEvent::read(Bytes::from_static(b"{\"type\": \"a\",\n")).is_none());
-    }
-
-    #[test]
-    fn an_event_of_several_vehicles_is_narrowed_to_some() {
-        let said =
-            |vehicle: &str| json!({"vehicle": vehicle, "version": 1.0, "signals": {"x\u{e9}": 2}});
-        let data = json!({"vehicles": [said("a"), said("b"), said("c")]});
-        let event = of("vehicles.seen", data);
-        assert!(event.is_of_several());
-        assert_eq!(event.vehicles(), ["a", "b", "c"]);
-        let narrowed = event.narrowed(&set(&["c", "a", "z"])).unwrap();
-        let mut expected: Value = serde_json::from_slice(&event.line).unwrap();
-        expected["data"] = json!({"vehicles": [said("a"), said("c")]});
-        assert_eq!(
-            serde_json::from_slice::<Value>(&narrowed).unwrap(),
-            expected
-        );
-        assert!(event.narrowed(&set(&["z"])).is_none());
     }
 
     #[test]

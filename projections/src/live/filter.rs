@@ -7,6 +7,7 @@ use runtime::http::Problem;
 use shared_model::{EventType, VehicleId, WorkspaceId};
 
 use super::event::LogEvent;
+use super::several::Several;
 
 /// What a reader wants.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,6 +18,17 @@ pub(super) struct Filter {
     pub(super) types: Option<BTreeSet<String>>,
     /// About which vehicles; none stands for all, and for what is about no vehicle.
     pub(super) vehicles: Option<BTreeSet<String>>,
+}
+
+/// How much of an event a reader wants.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Wanted {
+    /// The event as it is.
+    All,
+    /// This line instead of the event's.
+    Part(Bytes),
+    /// Nothing of it.
+    Nothing,
 }
 
 impl Filter {
@@ -51,19 +63,32 @@ impl Filter {
         self.types.as_ref().is_none_or(|types| types.contains(kind))
     }
 
-    /// The line that is sent of `event`, which is of the workspace; none if nothing is.
-    pub(super) fn line(&self, event: &LogEvent) -> Option<Bytes> {
+    /// Whether `event`, which is of the workspace, may be wanted, as far as it can be told without its data.
+    pub(super) fn may_want(&self, event: &LogEvent) -> bool {
         if !self.wants_type(&event.kind) {
-            return None;
+            return false;
         }
         let Some(vehicles) = &self.vehicles else {
-            return Some(event.line.clone());
+            return true;
         };
-        if event.is_of_several() {
-            return event.narrowed(vehicles);
+        event.is_of_several() || event.vehicle().is_some_and(|one| vehicles.contains(one))
+    }
+
+    /// What is sent of `event`, which is of the workspace.
+    pub(super) fn wants(&self, event: &LogEvent) -> Wanted {
+        if !self.may_want(event) {
+            return Wanted::Nothing;
         }
-        let is_about = event.vehicle().is_some_and(|one| vehicles.contains(one));
-        is_about.then(|| event.line.clone())
+        let Some(vehicles) = self.vehicles.as_ref().filter(|_| event.is_of_several()) else {
+            return Wanted::All;
+        };
+        let narrowed = Several::of(event).and_then(|several| {
+            let named = several.vehicles().enumerate();
+            let kept = named.filter(|(_, vehicle)| vehicles.contains(*vehicle));
+            let kept: Vec<_> = kept.map(|(at, _)| at).collect();
+            several.narrowed(&event.line, &kept)
+        });
+        narrowed.map_or(Wanted::Nothing, Wanted::Part)
     }
 }
 
@@ -107,7 +132,7 @@ mod tests {
 
     fn wanted(types: &[&str], vehicles: &[&str]) -> [bool; 4] {
         let filter = filter(types, vehicles).unwrap();
-        events().map(|event| filter.line(&event).is_some())
+        events().map(|event| filter.wants(&event) != Wanted::Nothing)
     }
 
     #[test]
@@ -121,6 +146,24 @@ mod tests {
         assert_eq!(wanted(&[], &["a"]), [true, false, true, false]);
         assert_eq!(wanted(&[], &["b", "c"]), [false, true, true, false]);
         assert_eq!(wanted(&["vehicles.seen"], &["b"]), [false; 4]);
+    }
+
+    #[test]
+    fn an_event_of_several_vehicles_is_sent_in_part() {
+        let [registered, _, seen, _] = events();
+        let all = filter(&[], &[]).unwrap();
+        assert_eq!(all.wants(&seen), Wanted::All);
+        let one = filter(&[], &["a"]).unwrap();
+        assert_eq!(one.wants(&registered), Wanted::All);
+        let Wanted::Part(part) = one.wants(&seen) else {
+            panic!("a part");
+        };
+        let part: serde_json::Value = serde_json::from_slice(&part).unwrap();
+        assert_eq!(part["data"], json!({"vehicles": [{"vehicle": "a"}]}));
+        // Only its data says that it is about others.
+        let other = filter(&[], &["b"]).unwrap();
+        assert!(other.may_want(&seen) && !other.may_want(&registered));
+        assert_eq!(other.wants(&seen), Wanted::Nothing);
     }
 
     #[test]

@@ -17,11 +17,12 @@ use tokio::sync::Notify;
 use super::audience::{Audience, Member};
 use super::config::LiveSettings;
 use super::end::End;
-use super::event::{Frame, LogEvent};
+use super::event::LogEvent;
 use super::filter::Filter;
 use super::mailbox::Mailbox;
 use super::position::Position;
-use super::ring::Ring;
+use super::ring::{Entry, Ring};
+use super::several::Several;
 use crate::metrics;
 
 /// Hands events to readers.
@@ -59,8 +60,8 @@ pub(super) struct Joined {
     hub: Arc<Hub>,
     id: u64,
     member: Member,
-    /// What it has to be sent first.
-    pub(super) backlog: VecDeque<Frame>,
+    /// What it has to be sent first, as far as it wants any of it.
+    pub(super) backlog: VecDeque<Arc<Entry>>,
 }
 
 /// What came of joining.
@@ -68,7 +69,8 @@ pub(super) struct Joined {
 pub(super) enum Join {
     /// The reader is handed what comes.
     Joined(Joined),
-    /// What follows the reader's position is no longer in memory, but it is in the log, up to here.
+    /// What follows the reader's position is not all in memory, or is more than may wait for one reader; but
+    /// it is in the log, up to here.
     Behind(Position),
     /// The log is another meanwhile.
     Restored,
@@ -115,16 +117,19 @@ impl Hub {
 
     /// The next events of `shard`, up to the offset `end`.
     pub(super) fn publish(&self, shard: u32, events: Vec<LogEvent>, end: u64) {
+        // What takes long is done before anybody waits for the lock.
+        let taken_apart = events.into_iter().map(|event| (Several::of(&event), event));
+        let events: Vec<_> = taken_apart.collect();
         let mut inner = self.lock();
         let inner = &mut *inner;
         let Some(ring) = &mut inner.ring else {
             return;
         };
         let mut told = 0;
-        for event in events {
+        for (several, event) in events {
             let entry = ring.push(shard, event);
             if let Some(audience) = inner.audiences.get(&entry.event.workspace) {
-                told += audience.tell(&entry);
+                told += audience.tell(&entry, several.as_ref());
             }
         }
         ring.skip(shard, end);
@@ -199,6 +204,9 @@ impl Hub {
         if !ring.reaches_back_to(position) {
             return Join::Behind(ring.head().clone());
         }
+        let Some(backlog) = self.missed(ring, position, filter) else {
+            return Join::Behind(ring.head().clone());
+        };
         let member = Member {
             filter: Arc::clone(filter),
             mailbox: Arc::new(Mailbox::new(
@@ -206,17 +214,6 @@ impl Hub {
                 self.settings.reader_bytes,
             )),
         };
-        let missed = ring.behind(position);
-        let missed = missed.filter(|entry| entry.event.workspace == filter.workspace);
-        let backlog = missed.filter_map(|entry| {
-            if filter.vehicles.is_none() {
-                let is_wanted = filter.wants_type(&entry.event.kind);
-                return is_wanted.then(|| entry.frame.clone());
-            }
-            let line = filter.line(&entry.event)?;
-            Some(entry.frame.with_line(&entry.event, &line))
-        });
-        let backlog = backlog.collect();
         let audience = inner.audiences.entry(filter.workspace.clone()).or_default();
         audience.add(seat.number, &member);
         if inner.is_stopping {
@@ -228,6 +225,31 @@ impl Hub {
             member,
             backlog,
         })
+    }
+
+    /// What `ring` has for a reader at `position`; none if it is more than may wait for one. It is not looked
+    /// into what is told of several vehicles, since everybody waits meanwhile.
+    fn missed(
+        &self,
+        ring: &Ring,
+        position: &Position,
+        filter: &Filter,
+    ) -> Option<VecDeque<Arc<Entry>>> {
+        let mut backlog = VecDeque::new();
+        let mut bytes = 0;
+        for entry in ring.behind(position) {
+            if entry.event.workspace != filter.workspace || !filter.may_want(&entry.event) {
+                continue;
+            }
+            bytes += entry.frame.len();
+            let has_room = backlog.len() < self.settings.reader_events
+                && (backlog.is_empty() || bytes <= self.settings.reader_bytes);
+            if !has_room {
+                return None;
+            }
+            backlog.push_back(Arc::clone(entry));
+        }
+        Some(backlog)
     }
 
     /// Ends all streams, and begins no more.

@@ -10,6 +10,9 @@
 
 mod api;
 mod audience;
+mod catch_up;
+#[cfg(test)]
+mod catch_up_tests;
 mod config;
 mod end;
 mod event;
@@ -21,6 +24,7 @@ mod reader;
 #[cfg(test)]
 mod reader_tests;
 mod ring;
+mod several;
 mod tail;
 
 use std::sync::Arc;

@@ -7,7 +7,6 @@
 //! A stream is asked for more only as its reader takes what there is. While the core is away, a stream
 //! that has to read the log waits, and says that it lives.
 
-use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,29 +14,26 @@ use std::time::Duration;
 use axum::http::{HeaderMap, StatusCode};
 use bytes::Bytes;
 use runtime::access::{Access, Scope};
-use runtime::telemetry::chain;
 use serde_json::json;
-use shared_model::WorkspaceId;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::catch_up::{CatchUp, Progress};
 use super::config::LiveSettings;
 use super::end::End;
 use super::event::{Frame, LogEvent};
-use super::filter::Filter;
+use super::filter::{Filter, Wanted};
 use super::hub::{Hub, Join, Joined, Seat};
 use super::mailbox::Mail;
 use super::position::{Position, Unusable};
-use crate::core_log::{CoreError, CoreLog};
+use crate::core_log::CoreLog;
 use crate::metrics;
 
-/// How many offsets of the log are asked for at once.
-const PAGE: u64 = 2000;
-/// How many readers read the log at the same time; the others wait.
-const READING_AT_ONCE: usize = 8;
 /// How long to wait after the core has not answered.
 const PATIENCE: Duration = Duration::from_millis(500);
+/// How many readers read the log at the same time; the others wait.
+const READING_AT_ONCE: usize = 8;
 /// After how many milliseconds a client should connect again.
 const RETRY: u64 = 2000;
 
@@ -74,17 +70,6 @@ enum Phase {
     Over,
 }
 
-/// What is read of the log.
-#[derive(Default)]
-struct CatchUp {
-    /// Up to where.
-    target: Option<Position>,
-    /// What was read and not sent yet, of one shard.
-    events: VecDeque<LogEvent>,
-    /// The shard, and up to which offset everything is in them.
-    read: Option<(u32, u64)>,
-}
-
 /// What a stream does next.
 enum Step {
     Send(Bytes),
@@ -95,32 +80,6 @@ enum Step {
 impl Shared {
     pub(super) fn readings() -> Arc<Semaphore> {
         Arc::new(Semaphore::new(READING_AT_ONCE))
-    }
-
-    /// The events of `workspace` among the next of `shard`, and up to which offset these go.
-    async fn read(
-        &self,
-        generation: u64,
-        shard: u32,
-        after: u64,
-        most: u64,
-        workspace: &WorkspaceId,
-    ) -> Result<(VecDeque<LogEvent>, u64), Failed> {
-        // Never closed.
-        let _turn = self.reading.acquire().await;
-        let mut stretch = self.core.read_of(shard, after, most, workspace).await?;
-        if stretch.generation != generation || stretch.end <= after {
-            return Err(Failed::Unusable(Unusable::Restored));
-        }
-        let mut events = VecDeque::new();
-        while let Some(line) = stretch.lines.next().await? {
-            if let Some(event) = LogEvent::read(line) {
-                events.push_back(event);
-            } else {
-                tracing::error!(shard, after, "an event cannot be read");
-            }
-        }
-        Ok((events, stretch.end))
     }
 }
 
@@ -156,7 +115,7 @@ impl Reader {
         let piece = match self.phase {
             Phase::Over => return None,
             Phase::Hello => {
-                self.phase = Phase::CatchingUp(CatchUp::default());
+                self.phase = Phase::CatchingUp(CatchUp::new(None));
                 self.hello()
             }
             Phase::CatchingUp(_) | Phase::Live(_) => self.piece().await,
@@ -174,6 +133,8 @@ impl Reader {
 
     async fn piece(&mut self) -> Bytes {
         loop {
+            // A reader that wants little of much gives others a turn.
+            tokio::task::consume_budget().await;
             let due = self.beat_at.min(self.check_at).min(self.ends_at);
             let step = if due <= Instant::now() {
                 self.tick().await
@@ -231,15 +192,15 @@ impl Reader {
         format!(":\nid: {}\n\n", self.position).into()
     }
 
-    /// Begun anew where it is interrupted: nothing is taken that is not sent.
+    /// Where it is interrupted, it goes on: nothing is taken that is not sent.
     async fn step(&mut self) -> Step {
         match &mut self.phase {
             Phase::Live(joined) => {
-                let mail = match joined.backlog.pop_front() {
-                    Some(frame) => Mail::Frame(frame),
-                    None => joined.mailbox().next().await,
-                };
-                match mail {
+                if let Some(entry) = joined.backlog.pop_front() {
+                    let frame = entry.frame_for(&self.filter);
+                    return frame.map_or(Step::GoOn, |frame| self.send(&frame));
+                }
+                match joined.mailbox().next().await {
                     Mail::Frame(frame) => self.send(&frame),
                     Mail::End(end) => Step::End(end),
                 }
@@ -267,75 +228,49 @@ impl Reader {
         let Phase::CatchingUp(catch_up) = &mut self.phase else {
             return Step::GoOn;
         };
-        if let Some((shard, end)) = catch_up.read {
-            let Some(event) = catch_up.events.pop_front() else {
-                self.position.advance(shard, end);
-                catch_up.read = None;
-                return Step::GoOn;
-            };
-            self.position.advance(shard, event.offset);
-            let Some(line) = self.filter.line(&event) else {
-                return Step::GoOn;
-            };
-            metrics::live_caught_up(1);
-            let behind = Arc::new(self.position.clone());
-            return Step::Send(Frame::new(shard, &event, &line, behind).bytes());
-        }
-        if self.shared.stopping.is_cancelled() {
-            return Step::End(End::Stopping);
-        }
-        let missing = catch_up.target.as_ref().and_then(|target| {
-            let mut shards = 0..target.shards();
-            let shard = shards.find(|shard| self.position.of(*shard) < target.of(*shard))?;
-            Some((shard, target.of(shard)))
-        });
-        let Some((shard, target)) = missing else {
-            return self.join();
+        let progress = tokio::select! {
+            // What is read already is sent.
+            biased;
+            progress = catch_up.next(&self.shared, &self.filter, &self.position) => progress,
+            () = self.shared.stopping.cancelled() => return Step::End(End::Stopping),
         };
-        let after = self.position.of(shard);
-        let (generation, workspace) = (self.position.generation, &self.filter.workspace);
-        let most = PAGE.min(target - after);
-        let read = self.shared.read(generation, shard, after, most, workspace);
-        match read.await {
-            Ok((events, end)) => {
-                catch_up.events = events;
-                catch_up.read = Some((shard, end));
+        match progress {
+            Ok(Progress::Event(shard, event)) => self.send_read(shard, &event),
+            Ok(Progress::UpTo(shard, end)) => {
+                self.position.advance(shard, end);
                 Step::GoOn
             }
-            Err(Failed::Unusable(why)) => Step::End(End::Unusable(why)),
-            Err(Failed::Core(error)) => {
-                tracing::debug!(error = %chain(&error), "a reader waits for the log");
-                tokio::time::sleep(PATIENCE).await;
+            Ok(Progress::Away) => {
+                let pause = tokio::time::sleep(PATIENCE);
+                self.shared.stopping.run_until_cancelled(pause).await;
                 Step::GoOn
             }
+            Ok(Progress::Done) => self.join(),
+            Err(why) => Step::End(End::Unusable(why)),
         }
+    }
+
+    /// An event of the log, or what is wanted of it.
+    fn send_read(&mut self, shard: u32, event: &LogEvent) -> Step {
+        self.position.advance(shard, event.offset);
+        let part = match self.filter.wants(event) {
+            Wanted::Nothing => return Step::GoOn,
+            Wanted::All => None,
+            Wanted::Part(line) => Some(line),
+        };
+        metrics::live_caught_up(1);
+        let behind = Arc::new(self.position.clone());
+        let line = part.as_ref().unwrap_or(&event.line);
+        Step::Send(Frame::new(shard, event, line, behind).bytes())
     }
 
     fn join(&mut self) -> Step {
         let joined = (self.shared.hub).join(&self.seat, &self.position, &self.filter);
         self.phase = match joined {
             Join::Joined(joined) => Phase::Live(joined),
-            Join::Behind(target) => Phase::CatchingUp(CatchUp {
-                target: Some(target),
-                ..CatchUp::default()
-            }),
+            Join::Behind(target) => Phase::CatchingUp(CatchUp::new(Some(target))),
             Join::Restored => return Step::End(End::Unusable(Unusable::Restored)),
         };
         Step::GoOn
-    }
-}
-
-enum Failed {
-    Core(CoreError),
-    Unusable(Unusable),
-}
-
-impl From<CoreError> for Failed {
-    fn from(error: CoreError) -> Self {
-        match error {
-            CoreError::Gone { .. } => Self::Unusable(Unusable::Truncated),
-            CoreError::Restored(_) => Self::Unusable(Unusable::Restored),
-            error => Self::Core(error),
-        }
     }
 }

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::event::{Frame, LogEvent};
+use super::filter::{Filter, Wanted};
 use super::position::Position;
 
 /// An event and the form in which it is sent.
@@ -13,6 +14,17 @@ pub(super) struct Entry {
     pub(super) event: LogEvent,
     /// Its frame.
     pub(super) frame: Frame,
+}
+
+impl Entry {
+    /// What is sent of it to a reader of the workspace that wants `filter`; none if nothing is.
+    pub(super) fn frame_for(&self, filter: &Filter) -> Option<Frame> {
+        match filter.wants(&self.event) {
+            Wanted::All => Some(self.frame.clone()),
+            Wanted::Part(line) => Some(self.frame.with_line(&self.event, &line)),
+            Wanted::Nothing => None,
+        }
+    }
 }
 
 /// The newest events, up to a count and to bytes, in the order in which they came.

@@ -4,6 +4,8 @@
 //! between; each line is as of its page, and each vehicle is there once at most. The last line counts them:
 //! a download without it was cut off.
 
+use std::time::Duration;
+
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderValue, header};
@@ -15,7 +17,7 @@ use serde::Serialize;
 use shared_model::{VehicleId, WorkspaceId};
 
 use super::list::FieldsQuery;
-use super::{Api, only_known};
+use super::{Api, LONG_TURN_LIMIT, TURN_LIMIT, only_known};
 use crate::api;
 use crate::snapshot::fields::Fields;
 use crate::snapshot::filter::{Filter, FilterQuery};
@@ -145,7 +147,9 @@ impl Export {
     /// The lines of the next page, and behind the last of them the trailer.
     async fn page(&mut self) -> Result<Bytes, CutOff> {
         let after = self.after.as_ref();
-        let found = self.api.list(&self.workspace, after, PAGE, &self.filter);
+        let patience = patience(after);
+        let (workspace, filter) = (&self.workspace, &self.filter);
+        let found = self.api.list(workspace, after, PAGE, filter, patience);
         let (found, now) = found.await.map_err(CutOff::Problem)?;
         let is_last = (found.len() as i64) < PAGE;
         let view = self.api.view(&self.workspace, &self.fields, now);
@@ -170,5 +174,23 @@ impl Export {
             self.is_done = true;
         }
         Ok(lines.into())
+    }
+}
+
+/// How long a page behind `after` waits for its turn. A download that cannot begin is refused soon; one that
+/// has begun is not cut off lightly.
+fn patience(after: Option<&VehicleId>) -> Duration {
+    after.map_or(TURN_LIMIT, |_| LONG_TURN_LIMIT)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_download_that_has_begun_waits_long() {
+        let vehicle = VehicleId::new("bus-1").unwrap();
+        assert_eq!(patience(None), TURN_LIMIT);
+        assert!(patience(Some(&vehicle)) >= 10 * TURN_LIMIT);
     }
 }

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use shared_model::WorkspaceId;
 use utoipa::{IntoParams, ToSchema};
 
-use super::{Api, only_known};
+use super::{Api, TURN_LIMIT, only_known};
 use crate::api;
 use crate::snapshot::answer::VehicleSnapshot;
 use crate::snapshot::fields::{FieldName, Fields};
@@ -101,7 +101,7 @@ pub(super) async fn list(
     let after = after.transpose()?;
     let look_for = size.to_look_for();
     let (found, now) = api
-        .list(&workspace, after.as_ref(), look_for, &filter)
+        .list(&workspace, after.as_ref(), look_for, &filter, TURN_LIMIT)
         .await?;
     let (found, next) = size.cut(found, |(vehicle, _)| cursor::write(vehicle, fingerprint));
     let view = api.view(&workspace, &fields, now);

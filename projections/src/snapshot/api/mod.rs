@@ -17,7 +17,7 @@ use runtime::clock;
 use runtime::http::Problem;
 use shared_model::{VehicleId, WorkspaceId};
 use sqlx::PgPool;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio_util::sync::CancellationToken;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -33,6 +33,8 @@ use crate::health::LimitsByProvider;
 
 /// How long a list waits for its turn.
 const TURN_LIMIT: Duration = Duration::from_secs(3);
+/// How long a download that is under way waits for its turn: to begin it anew costs more.
+const LONG_TURN_LIMIT: Duration = Duration::from_mins(1);
 
 /// What the routes answer from.
 #[derive(Debug, Clone)]
@@ -72,23 +74,17 @@ impl Api {
         }
     }
 
-    /// The first `limit` vehicles of a workspace behind `after`, and when they were looked at.
+    /// The first `limit` vehicles of a workspace behind `after`, and when they were looked at. Waits up to
+    /// `patience` for its turn.
     async fn list(
         &self,
         workspace: &WorkspaceId,
         after: Option<&VehicleId>,
         limit: i64,
         filter: &Filter,
+        patience: Duration,
     ) -> Result<(Vec<(String, Snapshot)>, DateTime<Utc>), Problem> {
-        let turn = tokio::time::timeout(TURN_LIMIT, self.lists.acquire()).await;
-        let Ok(Ok(_turn)) = turn else {
-            let detail = "too many lists are being read; try again, or ask for less at a time";
-            return Err(Problem::new(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "busy",
-                detail,
-            ));
-        };
+        let _turn = turn(&self.lists, patience).await?;
         let mut connection = self.pool.acquire().await?;
         let now = clock::now();
         let cutoffs = Cutoffs::at(now, &self.limits);
@@ -111,6 +107,17 @@ impl Api {
     }
 }
 
+/// A permit of `lists`, if there is one soon enough.
+async fn turn(lists: &Semaphore, patience: Duration) -> Result<SemaphorePermit<'_>, Problem> {
+    let turn = tokio::time::timeout(patience, lists.acquire()).await;
+    let Ok(Ok(turn)) = turn else {
+        let detail = "too many lists are being read; try again, or ask for less at a time";
+        let status = StatusCode::SERVICE_UNAVAILABLE;
+        return Err(Problem::new(status, "busy", detail));
+    };
+    Ok(turn)
+}
+
 /// Refuses a query with a parameter that is not among `known`.
 fn only_known(query: &[(String, String)], known: &[&[&str]]) -> Result<(), Problem> {
     let known = || known.iter().copied().flatten();
@@ -130,11 +137,27 @@ mod tests {
     use utoipa::openapi::path::ParameterIn;
 
     use super::list::{FieldsQuery, PageQuery};
+    use super::*;
     use crate::snapshot::filter::FilterQuery;
 
     fn described<P: IntoParams>() -> Vec<String> {
         let described = P::into_params(|| Some(ParameterIn::Query));
         described.into_iter().map(|of| of.name).collect()
+    }
+
+    #[tokio::test]
+    async fn a_turn_is_waited_for_as_long_as_said() {
+        let lists = Semaphore::new(1);
+        let first = turn(&lists, Duration::ZERO).await.unwrap();
+        let refused = turn(&lists, Duration::from_millis(5)).await.unwrap_err();
+        assert_eq!(refused.kind, "urn:headrace:problem:busy");
+        let release = async {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            drop(first);
+        };
+        let patient = turn(&lists, LONG_TURN_LIMIT);
+        let (patient, ()) = tokio::join!(patient, release);
+        assert!(patient.is_ok());
     }
 
     #[test]
