@@ -18,7 +18,7 @@ const REQUIREMENTS: &str = include_str!("schemathesis.txt");
 const SEED: &str = "1";
 const EXAMPLES: &str = "12";
 /// The whole run, in seconds.
-const AT_MOST: &str = "120";
+const AT_MOST: &str = "60";
 const CHECKS: &str = "not_a_server_error,status_code_conformance,content_type_conformance,\
     response_headers_conformance,response_schema_conformance,negative_data_rejection";
 
@@ -100,6 +100,8 @@ async fn every_answer_is_as_described() {
         things["vehicle"]
     );
     std::fs::write(&config, parameters).unwrap();
+    let at_most = std::env::var("HEADRACE_TEST_SCHEMATHESIS_SECONDS");
+    let at_most = at_most.unwrap_or_else(|_| AT_MOST.to_owned());
     let output = Command::new(program)
         .current_dir(scratch.path())
         .args(["--config-file".as_ref(), config.as_os_str()])
@@ -116,7 +118,7 @@ async fn every_answer_is_as_described() {
             "--max-examples",
             EXAMPLES,
         ])
-        .args(["--max-time", AT_MOST])
+        .args(["--max-time", &at_most])
         .args([
             "--request-timeout",
             "30",
@@ -134,7 +136,7 @@ async fn every_answer_is_as_described() {
     let text = String::from_utf8_lossy(&output.stdout);
     let error = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{text}\n{error}");
-    // It looked at all that there is.
+    // Neither of what it looked at in the time that it had.
     assert!(text.contains("No issues found"), "{text}");
     world.stop().await;
 }
