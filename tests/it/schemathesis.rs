@@ -16,9 +16,9 @@ use crate::access;
 /// The pinned versions; the environment is made anew when they change.
 const REQUIREMENTS: &str = include_str!("schemathesis.txt");
 const SEED: &str = "1";
-const EXAMPLES: &str = "12";
+const EXAMPLES: &str = "6";
 /// The whole run, in seconds.
-const AT_MOST: &str = "60";
+const AT_MOST: &str = "40";
 /// Not whether what violates a schema is refused: the workspace is always put right on its way, and then it
 /// is rightly taken. `openapi_refusals` has that.
 const CHECKS: &str = "not_a_server_error,status_code_conformance,content_type_conformance,\
