@@ -308,14 +308,28 @@ pub(crate) async fn print_list(
     url: &str,
     filter: &impl Serialize,
 ) -> anyhow::Result<()> {
+    for_each_page(client, url, filter, |items| {
+        for item in items {
+            println!("{item}");
+        }
+        Ok(())
+    })
+    .await
+}
+
+/// Hands what `filter` names of the list at `url` to `take`, page by page.
+pub(crate) async fn for_each_page(
+    client: &Client,
+    url: &str,
+    filter: &impl Serialize,
+    mut take: impl FnMut(Vec<Value>) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
     let mut after = None;
     loop {
         let cursor = after.map(|after: Value| ("after", after));
         let request = client.get(url).query(filter).query(cursor.as_slice());
         let page: Page = expect(request.send().await?).await?.json().await?;
-        for item in page.items {
-            println!("{item}");
-        }
+        take(page.items)?;
         after = page.next;
         if after.is_none() {
             return Ok(());

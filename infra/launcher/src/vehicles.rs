@@ -6,15 +6,15 @@ use std::process::ExitCode;
 use chrono::{DateTime, Utc};
 use clap::Args;
 use comfy_table::Table;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::Value;
 
 use crate::cli;
-use crate::connection::expect;
+use crate::connection::for_each_page;
 use crate::view::{self, ViewArguments};
 
 /// How many vehicles a page of the table holds.
-const PAGE: &str = "500";
+const PAGE: u32 = 500;
 
 /// Which vehicles to list.
 #[derive(Debug, Args)]
@@ -54,12 +54,6 @@ struct Filter {
     observed_since: Option<DateTime<Utc>>,
 }
 
-#[derive(Debug, Deserialize)]
-struct Page {
-    items: Vec<Value>,
-    next: Option<String>,
-}
-
 /// Runs `headrace vehicles`.
 #[must_use]
 pub fn main(arguments: VehiclesArguments) -> ExitCode {
@@ -68,25 +62,20 @@ pub fn main(arguments: VehiclesArguments) -> ExitCode {
 
 async fn run(arguments: VehiclesArguments) -> anyhow::Result<()> {
     let client = arguments.view.api.client()?;
-    let url = format!("{}/vehicles", arguments.view.url(&client).await?);
-    let mut after: Option<String> = None;
-    loop {
-        let cursor = after.map(|after| ("after", after));
-        let request = client.get(&url).query(&[("limit", PAGE)]);
-        let request = request.query(&arguments.filter).query(cursor.as_slice());
-        let page: Page = expect(request.send().await?).await?.json().await?;
+    let workspace = arguments.view.url(&client).await?;
+    let url = format!("{workspace}/vehicles?limit={PAGE}");
+    for_each_page(&client, &url, &arguments.filter, |vehicles| {
+        let mut out = stdout().lock();
         if arguments.json {
-            for item in &page.items {
-                writeln!(stdout(), "{item}")?;
+            for vehicle in &vehicles {
+                writeln!(out, "{vehicle}")?;
             }
         } else {
-            write!(stdout(), "{}", written(&page.items))?;
+            write!(out, "{}", written(&vehicles))?;
         }
-        after = page.next;
-        if after.is_none() {
-            return Ok(());
-        }
-    }
+        Ok(())
+    })
+    .await
 }
 
 /// A page as a person reads it.
