@@ -155,7 +155,8 @@ async fn measure(
     Ok(())
 }
 
-/// Wakes whoever a notification is for. A lost listener costs only the time to the next poll.
+/// Wakes whoever a notification is for, and everybody once it listens: what was said before then was not
+/// heard. A lost listener costs only the time to the next poll.
 async fn listen(shared: &Shared, wakers: &[Notify], look: &Notify) -> anyhow::Result<()> {
     let stop = shared.context.stopping();
     let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
@@ -166,6 +167,8 @@ async fn listen(shared: &Shared, wakers: &[Notify], look: &Notify) -> anyhow::Re
                 .listen_all([event_log::CHANNEL, relay::CHANNEL])
                 .await?;
             backoff.reset();
+            look.notify_one();
+            wakers.iter().for_each(Notify::notify_one);
             loop {
                 if listener.recv().await?.channel() == relay::CHANNEL {
                     look.notify_one();
