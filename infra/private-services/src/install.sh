@@ -1,5 +1,12 @@
 # Installs the packages "$@" without letting them start servers of their own.
 set -eu
+# One at a time: programs that start together would find each other's locks, and remove each other's files.
+mkdir -p /run/lock
+exec 9>/run/lock/headrace-install
+flock 9
+installed=$(dpkg-query --show --showformat='${db:Status-Status}\n' "$@" 2>/dev/null | grep -cx installed) || true
+if [ "$installed" -eq "$#" ]; then exit 0; fi
+
 policy=/usr/sbin/policy-rc.d
 cluster=/etc/postgresql-common/createcluster.d/no-main-cluster.conf
 made_policy= made_cluster=
@@ -23,4 +30,4 @@ if [ ! -e "$cluster" ]; then
 fi
 export DEBIAN_FRONTEND=noninteractive
 apt-get update
-apt-get install --yes --no-install-recommends "$@"
+apt-get install -o DPkg::Lock::Timeout=300 --yes --no-install-recommends "$@"
