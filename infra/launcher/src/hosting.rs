@@ -1,7 +1,7 @@
 //! Where services run: in this process, or each in a process of its own.
 
 use std::fs::File;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
@@ -62,7 +62,7 @@ impl Host {
         mut settings: Vec<Setting>,
     ) -> anyhow::Result<Hosted> {
         if self.processes {
-            let http = free_address()?;
+            let http = private_services::free_address()?;
             settings.push(("http.listen".to_owned(), http.to_string()));
             let process = Process {
                 service,
@@ -127,10 +127,6 @@ impl Hosted {
             }
         }
     }
-}
-
-fn free_address() -> std::io::Result<SocketAddr> {
-    TcpListener::bind(("127.0.0.1", 0))?.local_addr()
 }
 
 fn log_path(logs: &Path, service: Service) -> PathBuf {

@@ -35,6 +35,7 @@ pub use binaries::{Binaries, PostgresSource, RabbitMqSource};
 pub use chromium::chromium;
 pub use data_dir::DataDir;
 pub use error::{Error, Service};
+pub use ports::free_address;
 pub use postgres::{Durability, Postgres};
 pub use rabbitmq::RabbitMq;
 pub use server_process::Exit;

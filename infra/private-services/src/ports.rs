@@ -1,7 +1,7 @@
-//! Loopback ports that a server keeps from one start to the next.
+//! Loopback ports that a server keeps from one start to the next, and while it is down.
 
 use std::fs;
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::Path;
 
 use crate::account::Account;
@@ -42,6 +42,12 @@ pub(crate) fn settle<const N: usize>(
     Ok(ports)
 }
 
+/// An address of this machine that is free, for a server that may be started on it again later: the kernel
+/// does not give its port away while the server is down.
+pub fn free_address() -> std::io::Result<SocketAddr> {
+    bind_any()?.local_addr()
+}
+
 fn bind(port: u16) -> Option<TcpListener> {
     TcpListener::bind((Ipv4Addr::LOCALHOST, port)).ok()
 }
@@ -57,6 +63,13 @@ fn bind_any() -> std::io::Result<TcpListener> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_free_address_is_out_of_the_range_of_outgoing_connections() {
+        let address = free_address().unwrap();
+        assert!(RANGE.contains(&address.port()), "{address}");
+        drop(TcpListener::bind(address).unwrap());
+    }
 
     #[test]
     fn keeps_free_ports_and_replaces_taken_ones() {
