@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
 use clap::{Args, Subcommand};
-use ingress_consumer::control::{ConnectionView, NewConnection};
+use ingress_consumer::control::NewConnection;
 use private_services::NAME;
 use reqwest::header::{self, HeaderMap, HeaderValue};
 use reqwest::{Client, ClientBuilder, Response};
@@ -120,12 +120,6 @@ fn vehicle(text: &str) -> Result<(String, Vec<String>), String> {
     ))
 }
 
-#[derive(Debug, Deserialize)]
-struct Listed {
-    items: Vec<ConnectionView>,
-    next: Option<ConnectionId>,
-}
-
 impl TargetArguments {
     /// The API's base URL.
     pub(crate) fn base(&self) -> anyhow::Result<String> {
@@ -218,23 +212,7 @@ async fn run(command: ConnectionCommand) -> anyhow::Result<()> {
             println!("{:#}", expect(answer).await?.json::<Value>().await?);
         }
         ConnectionCommand::List(target) => {
-            let url = target.url()?;
-            let mut after: Option<ConnectionId> = None;
-            loop {
-                let url = match after {
-                    Some(id) => format!("{url}?after={id}"),
-                    None => url.clone(),
-                };
-                let answer = client.get(url).send().await?;
-                let page: Listed = expect(answer).await?.json().await?;
-                for item in page.items {
-                    println!("{}", json!(item));
-                }
-                after = page.next;
-                if after.is_none() {
-                    break;
-                }
-            }
+            print_list(&client, &target.url()?, &()).await?;
         }
         ConnectionCommand::Poll { target, id } => act(&client, &target, id, "poll").await?,
         ConnectionCommand::Pause { target, id } => act(&client, &target, id, "pause").await?,

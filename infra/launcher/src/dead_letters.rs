@@ -6,12 +6,11 @@ use anyhow::bail;
 use clap::{Args, Subcommand};
 use ingress_consumer::control::{DeadLetterFilter, DeadLetterOrder, DeadLetterOutcome};
 use reqwest::Client;
-use serde::Deserialize;
 use serde_json::{Value, json};
 use shared_model::ConnectionId;
 
 use crate::cli;
-use crate::connection::{ApiArguments, expect};
+use crate::connection::{ApiArguments, expect, for_each_page};
 use crate::parked::merge;
 
 /// What to do about dead letters.
@@ -80,12 +79,6 @@ pub struct OrderArguments {
     json: bool,
 }
 
-#[derive(Debug, Deserialize)]
-struct Listed {
-    items: Vec<Value>,
-    next: Option<i64>,
-}
-
 impl DeadLettersCommand {
     fn api(&self) -> &ApiArguments {
         match self {
@@ -129,20 +122,22 @@ async fn list(
     json: bool,
 ) -> anyhow::Result<()> {
     let filter = filter.into_filter(Vec::new());
-    let (mut after, mut count) = (None, 0_u64);
-    loop {
-        let cursor = after.map(|after: i64| ("after", after));
-        let request = client.get(url).query(&filter).query(cursor.as_slice());
-        let page: Listed = expect(request.send().await?).await?.json().await?;
-        for item in page.items {
-            count += 1;
-            println!("{}", if json { item.to_string() } else { line(&item) });
+    let mut count = 0;
+    for_each_page(client, url, &filter, |letters| {
+        count += letters.len();
+        for letter in letters {
+            println!(
+                "{}",
+                if json {
+                    letter.to_string()
+                } else {
+                    line(&letter)
+                }
+            );
         }
-        after = page.next;
-        if after.is_none() {
-            break;
-        }
-    }
+        Ok(())
+    })
+    .await?;
     if !json {
         println!("{count} dead letters");
     }
