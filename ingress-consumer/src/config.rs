@@ -203,6 +203,7 @@ impl Config for ConsumerConfig {
     fn validate(&self, problems: &mut Problems) {
         self.amqp.validate(problems);
         self.access.validate(problems);
+        self.http.0.validate(problems);
         self.database.validate(problems);
         if let Some(partitions) = self.ingress.partitions
             && !(1..=1024).contains(&partitions)

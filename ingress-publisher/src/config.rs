@@ -167,6 +167,7 @@ impl Default for PublisherConfig {
 impl Config for PublisherConfig {
     fn validate(&self, problems: &mut Problems) {
         self.access.validate(problems);
+        self.http.validate(problems);
         self.amqp.validate(problems);
         self.core.validate(problems);
         self.stream.validate(problems);

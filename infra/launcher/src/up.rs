@@ -395,7 +395,7 @@ async fn start_gateway(
 ) -> anyhow::Result<(Context, String)> {
     let url = |service| url_of(hosted, service);
     let config = |listen| GatewayConfig {
-        http: HttpConfig { listen },
+        http: HttpConfig::at(listen),
         upstream: Upstreams {
             core: url(Service::IngressConsumer),
             snapshot: url(Service::SnapshotProjection),

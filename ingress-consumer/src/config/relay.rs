@@ -137,6 +137,7 @@ impl Config for RelayConfig {
     fn validate(&self, problems: &mut Problems) {
         self.amqp.validate(problems);
         self.access.validate(problems);
+        self.http.0.validate(problems);
         self.database.validate(problems);
         if self.database.max_connections < 2 {
             problems.add(

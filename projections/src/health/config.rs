@@ -253,6 +253,7 @@ impl Config for HealthConfig {
     fn validate(&self, problems: &mut Problems) {
         self.amqp.validate(problems);
         self.access.validate(problems);
+        self.http.validate(problems);
         self.database.validate(problems);
         self.batch.validate(problems);
         self.core.validate(problems);

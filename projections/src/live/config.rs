@@ -87,6 +87,7 @@ impl Default for LiveSettings {
 impl Config for LiveConfig {
     fn validate(&self, problems: &mut Problems) {
         self.access.validate(problems);
+        self.http.validate(problems);
         self.core.validate(problems);
         self.live.validate(problems);
     }

@@ -248,6 +248,7 @@ impl Config for ReactionsConfig {
     fn validate(&self, problems: &mut Problems) {
         self.amqp.validate(problems);
         self.access.validate(problems);
+        self.http.validate(problems);
         self.core.validate(problems);
         self.database.validate(problems);
         self.batch.validate(problems);

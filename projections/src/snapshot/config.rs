@@ -99,6 +99,7 @@ impl Config for SnapshotConfig {
     fn validate(&self, problems: &mut Problems) {
         self.amqp.validate(problems);
         self.access.validate(problems);
+        self.http.validate(problems);
         self.database.validate(problems);
         self.batch.validate(problems);
         self.core.validate(problems);

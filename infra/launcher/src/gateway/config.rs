@@ -96,6 +96,7 @@ impl Config for GatewayConfig {
             }
         }
         self.access.validate(problems);
+        self.http.validate(problems);
         self.cors.validate(problems);
     }
 }

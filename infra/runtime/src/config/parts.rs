@@ -132,20 +132,37 @@ impl DatabaseConfig {
     }
 }
 
-/// Where the service's HTTP server listens.
+/// Where the service's HTTP server listens, and for how many.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct HttpConfig {
     /// Address and port; port 0 takes a free one.
     pub listen: SocketAddr,
+    /// So many connections are open at once; further ones wait until one ends.
+    pub max_connections: usize,
 }
 
 impl HttpConfig {
     /// Listens on `port` of the loopback interface.
     #[must_use]
     pub fn local(port: u16) -> Self {
+        Self::at(SocketAddr::from(([127, 0, 0, 1], port)))
+    }
+
+    /// Listens on `listen`.
+    #[must_use]
+    pub const fn at(listen: SocketAddr) -> Self {
         Self {
-            listen: SocketAddr::from(([127, 0, 0, 1], port)),
+            listen,
+            max_connections: 8192,
+        }
+    }
+
+    /// Adds what is wrong.
+    pub fn validate(&self, problems: &mut Problems) {
+        if !(1..=1_000_000).contains(&self.max_connections) {
+            let fix = "write a number from 1 to 1000000";
+            problems.add("http.max_connections", &self.max_connections, fix);
         }
     }
 }

@@ -8,6 +8,7 @@ mod measure;
 mod page;
 mod problem;
 mod readiness;
+mod server;
 mod stall;
 
 use std::net::SocketAddr;
@@ -32,7 +33,7 @@ pub use readiness::{Check, Readiness};
 use crate::access::{Access, Guarded, Rules, guard};
 use crate::config::HttpConfig;
 use crate::{Context, telemetry};
-use stall::Patient;
+use server::Limits;
 
 /// How long a client may take nothing of what there is for it.
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -120,10 +121,12 @@ async fn listen(
         .layer(middleware::from_fn(measure::measure));
     let app = wrap(app);
     let closing = context.closing().clone();
+    let limits = Limits {
+        connections: config.max_connections,
+        patience,
+    };
     context.spawn_infrastructure("http", async move {
-        axum::serve(Patient::new(listener, patience), app)
-            .with_graceful_shutdown(closing.cancelled_owned())
-            .await?;
+        server::run(listener, app, limits, closing).await;
         Ok(())
     });
     tracing::info!(%address, "listening for HTTP");

@@ -5,46 +5,12 @@
 //! client is served on.
 
 use std::io;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use axum::serve::Listener;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Sleep, sleep};
-
-/// Accepts connections that end when nothing can be written for too long.
-#[derive(Debug)]
-pub(super) struct Patient {
-    listener: TcpListener,
-    limit: Duration,
-}
-
-impl Patient {
-    pub(super) const fn new(listener: TcpListener, limit: Duration) -> Self {
-        Self { listener, limit }
-    }
-}
-
-impl Listener for Patient {
-    type Io = PatientStream<TcpStream>;
-    type Addr = SocketAddr;
-
-    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
-        let (stream, address) = Listener::accept(&mut self.listener).await;
-        // Small pieces of an answer leave at once.
-        if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!(%error, "a connection gathers small pieces");
-        }
-        (PatientStream::new(stream, self.limit), address)
-    }
-
-    fn local_addr(&self) -> io::Result<Self::Addr> {
-        self.listener.local_addr()
-    }
-}
 
 /// A connection that ends when nothing can be written for too long.
 #[derive(Debug)]
@@ -56,7 +22,7 @@ pub(super) struct PatientStream<S> {
 }
 
 impl<S> PatientStream<S> {
-    const fn new(stream: S, limit: Duration) -> Self {
+    pub(super) const fn new(stream: S, limit: Duration) -> Self {
         Self {
             stream,
             limit,
