@@ -11,6 +11,7 @@ use runtime::access::Scope;
 use serde_json::{Value, json};
 use tests::frames::frame;
 use tests::harness::{Options, World, envelopes, eventually};
+use tests::issuer::Issuer;
 
 const SOON: Duration = Duration::from_mins(1);
 /// Nothing is called this.
@@ -97,17 +98,28 @@ fn operations() -> Vec<Operation> {
     found
 }
 
-/// A credential that reaches `workspaces` and has `scopes`.
-async fn credential(world: &World, workspaces: &[&str], scopes: &[Scope]) -> String {
-    world.key(workspaces, scopes).await
+/// One credential of each kind that reaches `workspaces` and has `scopes`.
+async fn credentials(
+    world: &World,
+    issuer: &Issuer,
+    workspaces: &[&str],
+    scopes: &[Scope],
+) -> [String; 2] {
+    [
+        world.key(workspaces, scopes).await,
+        issuer.token(workspaces, scopes),
+    ]
 }
 
 /// The world, and what is in its workspace `w`, by the names of path parameters.
-pub async fn world() -> (World, BTreeMap<&'static str, String>) {
-    let settings = vec![
+pub async fn world(
+    further: &[(&'static str, &'static str)],
+) -> (World, BTreeMap<&'static str, String>) {
+    let mut settings = vec![
         ("webhooks.allow_http", "true"),
         ("webhooks.allow_private", "true"),
     ];
+    settings.extend(further);
     let world = World::with(Options {
         settings,
         ..Options::default()
@@ -171,14 +183,17 @@ async fn ask(operation: &Operation, url: String, credential: Option<&str>) -> (u
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_operation_asks_who_it_is_and_whether_they_may() {
-    let (world, things) = world().await;
-    let ours = credential(&world, &["w"], &Scope::ALL).await;
-    let theirs = credential(&world, &["theirs"], &Scope::ALL).await;
+    let issuer = Issuer::start().await;
+    let (world, things) = world(&issuer.settings()).await;
+    let ours = issuer.token(&["w"], &Scope::ALL);
+    let theirs = credentials(&world, &issuer, &["theirs"], &Scope::ALL).await;
+    let past = json!({"exp": runtime::clock::now().timestamp() - 3600});
+    let past = issuer.token_with(&["w"], &Scope::ALL, &past);
     let mut lacking = BTreeMap::new();
     for scope in Scope::ALL {
         let others = Scope::ALL.into_iter().filter(|other| *other != scope);
         let others: Vec<_> = others.collect();
-        lacking.insert(scope, credential(&world, &["w"], &others).await);
+        lacking.insert(scope, credentials(&world, &issuer, &["w"], &others).await);
     }
     let never: Vec<_> = things.values().filter(|name| name.len() > 8).collect();
     let operations = operations();
@@ -196,24 +211,25 @@ async fn every_operation_asks_who_it_is_and_whether_they_may() {
 
             let (status, body) = ask_at(&path, None).await;
             assert_eq!(status, 401, "{what} without a credential: {body}");
-            let (status, body) = ask_at(&path, Some("hr_0_0")).await;
-            assert_eq!(
-                status, 401,
-                "{what} with a credential that nobody has: {body}"
-            );
+            for nobodys in ["hr_0_0", &past] {
+                let (status, body) = ask_at(&path, Some(nobodys)).await;
+                assert_eq!(status, 401, "{what} with {nobodys}: {body}");
+            }
             let refusals = [&path, &operation.filled("w", &nothing), &of_nowhere];
             if operation.path.contains("{workspace}") {
                 let mut bodies = BTreeSet::new();
-                for path in refusals {
-                    let (status, body) = ask_at(path, Some(&theirs)).await;
-                    assert_eq!(status, 403, "{what} from another workspace: {body}");
-                    for name in &never {
-                        assert!(!body.contains(*name), "{what} tells {name}: {body}");
+                for theirs in &theirs {
+                    for path in refusals {
+                        let (status, body) = ask_at(path, Some(theirs)).await;
+                        assert_eq!(status, 403, "{what} from another workspace: {body}");
+                        for name in &never {
+                            assert!(!body.contains(*name), "{what} tells {name}: {body}");
+                        }
+                        let body = body
+                            .replace("\\\"w\\\"", "…")
+                            .replace("\\\"nowhere\\\"", "…");
+                        bodies.insert(body);
                     }
-                    let body = body
-                        .replace("\\\"w\\\"", "…")
-                        .replace("\\\"nowhere\\\"", "…");
-                    bodies.insert(body);
                 }
                 assert_eq!(bodies.len(), 1, "{what} tells what is there: {bodies:?}");
             }
@@ -223,17 +239,21 @@ async fn every_operation_asks_who_it_is_and_whether_they_may() {
                 let is_for_all = operation.scope == Some(Scope::Operate);
                 let is_own = operation.path == "/v1/me";
                 if !is_for_all && !is_own {
-                    let (status, body) = ask_at(&path, Some(&theirs)).await;
-                    assert!(status >= 400, "{what} from another workspace");
-                    for name in &never {
-                        assert!(!body.contains(*name), "{what} tells {name}: {body}");
+                    for theirs in &theirs {
+                        let (status, body) = ask_at(&path, Some(theirs)).await;
+                        assert!(status >= 400, "{what} from another workspace");
+                        for name in &never {
+                            assert!(!body.contains(*name), "{what} tells {name}: {body}");
+                        }
                     }
                 }
             }
             if let Some(scope) = operation.scope {
-                let (status, body) = ask_at(&path, Some(&lacking[&scope])).await;
-                assert_eq!(status, 403, "{what} without {scope}: {body}");
-                assert!(body.contains("scope-missing"), "{what}: {body}");
+                for lacking in &lacking[&scope] {
+                    let (status, body) = ask_at(&path, Some(lacking)).await;
+                    assert_eq!(status, 403, "{what} without {scope}: {body}");
+                    assert!(body.contains("scope-missing"), "{what}: {body}");
+                }
             }
         }
     }

@@ -14,6 +14,8 @@ use tests::harness::{INTERNAL_TOKEN, Options, World, eventually};
 
 use crate::ingest::{envelope, push_connection};
 
+use crate::program::program;
+
 const SOON: Duration = Duration::from_secs(90);
 const INGEST: &str = "/v1/provider-ingest";
 const KEYS: &str = "/v1/workspaces/depot/api-keys";
@@ -350,9 +352,17 @@ async fn the_first_key_of_a_deployment_is_made_in_its_database() {
     let world = World::with(Options::core_only()).await;
     let database = world.servers.private.postgres().url(&world.vhost);
     let create = |workspace: &str| {
-        let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_core"));
+        let mut command = tokio::process::Command::new(program());
         command
-            .args(["create-key", "--name", "first", "--workspace", workspace])
+            .args([
+                "service",
+                "ingress-consumer",
+                "create-key",
+                "--name",
+                "first",
+                "--workspace",
+                workspace,
+            ])
             .args(["--scope", "manage", "--expires-in", "1day"])
             .env("HEADRACE_ACCESS__INTERNAL_TOKEN", INTERNAL_TOKEN)
             .env("AMQP_URL", &world.amqp)

@@ -169,7 +169,7 @@ async fn a_full_queue_refuses_and_the_publisher_tries_again_until_it_is_taken() 
 #[tokio::test(flavor = "multi_thread")]
 async fn services_start_without_a_broker_and_outlive_its_death() {
     let mut world = World::with(Options {
-        alone: true,
+        breaks_servers: true,
         without: vec![
             Service::OutboxRelay,
             Service::SnapshotProjection,
@@ -221,7 +221,7 @@ async fn services_start_without_a_broker_and_outlive_its_death() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_that_dies_costs_time_and_nothing_else() {
     let world = World::with(Options {
-        alone: true,
+        breaks_servers: true,
         ..Options::default()
     })
     .await;
@@ -280,7 +280,7 @@ async fn stops_soon(world: &mut World, services: &[Service]) {
 #[tokio::test(flavor = "multi_thread")]
 async fn services_stop_well_while_the_broker_or_the_database_is_away() {
     let mut world = World::with(Options {
-        alone: true,
+        breaks_servers: true,
         ..Options::default()
     })
     .await;

@@ -1,11 +1,11 @@
 //! The commands that look at a running system: status, vehicles and tail.
 
-use std::process::ExitCode;
-
 use headrace::services::Service;
 use serde_json::json;
 use tests::frames::frame;
 use tests::harness::{World, envelopes};
+
+use crate::program::headrace;
 
 fn now() -> i64 {
     runtime::clock::now().timestamp_millis()
@@ -18,39 +18,33 @@ async fn status_vehicles_and_tail_show_what_is_going_on() {
     for service in Service::ALL {
         world.ready(service).await;
     }
-    for arguments in [
-        &["status"][..],
-        &["status", "--json", "--workspace=w"],
-        &["vehicles", "--workspace=w"],
-        &[
-            "vehicles",
-            "--workspace=w",
-            "--freshness=never_seen,fresh",
-            "--json",
-        ],
-    ] {
-        assert_eq!(
-            world.headrace(arguments).await,
-            ExitCode::SUCCESS,
-            "{arguments:?}"
-        );
-    }
-    let wrong = ["vehicles", "--workspace=w", "--freshness=rotten"];
-    assert_eq!(world.headrace(&wrong).await, ExitCode::FAILURE);
-    assert_eq!(
-        world.headrace(&["vehicles"]).await,
-        ExitCode::FAILURE,
-        "which workspace?"
-    );
+    let run = |arguments: &'static [&'static str]| headrace(&world, arguments);
+    run(&["status"]).await.says("ingress");
+    let status = run(&["status", "--json", "--workspace=w"]).await;
+    status.says("");
+    assert_eq!(status.json()["workspaces"][0]["workspace"], "w");
+    run(&["vehicles", "--workspace=w"]).await.says("bus-1");
+    let some = [
+        "vehicles",
+        "--workspace=w",
+        "--freshness=never_seen,fresh",
+        "--json",
+    ];
+    let vehicles = headrace(&world, &some).await;
+    assert_eq!(vehicles.lines()[0]["vehicle"], "bus-1");
+    run(&["vehicles", "--workspace=w", "--freshness=rotten"])
+        .await
+        .fails_for("rotten");
+    run(&["vehicles"]).await.fails_for("name one with -w");
 
-    let tail = [
+    let tail = &[
         "tail",
         "--workspace=w",
         "--vehicle=bus-1",
         "--count=2",
         "--json",
     ];
-    let follow = world.headrace(&tail);
+    let follow = run(tail);
     let drive = async {
         // Until the tail has its two: it begins when it begins.
         for number in 0.. {
@@ -62,10 +56,16 @@ async fn status_vehicles_and_tail_show_what_is_going_on() {
     let limit = tokio::time::sleep(std::time::Duration::from_mins(1));
     tokio::select! {
         () = limit => panic!("the tail has not seen two events"),
-        code = follow => assert_eq!(code, ExitCode::SUCCESS),
+        ran = follow => {
+            let events = ran.lines();
+            assert_eq!(events.len(), 2);
+            assert!(events.iter().all(|event| event["event"]["subject"] == "bus-1"), "{events:?}");
+            assert_ne!(events[0]["position"], events[1]["position"]);
+        }
         () = drive => {}
     }
-    let lost = ["tail", "--workspace=w", "--after=nonsense"];
-    assert_eq!(world.headrace(&lost).await, ExitCode::FAILURE);
+    run(&["tail", "--workspace=w", "--after=nonsense"])
+        .await
+        .fails_for("no id of an event");
     world.stop().await;
 }

@@ -1,6 +1,5 @@
 //! Messages that the broker gave up: kept, explained, replayed and discarded.
 
-use std::process::ExitCode;
 use std::time::Duration;
 
 use headrace::services::Service;
@@ -11,6 +10,8 @@ use serde_json::{Value, json};
 use shared_model::{ConnectionId, Envelope, envelope, topology};
 use tests::frames::frame;
 use tests::harness::{Options, World, envelopes, eventually};
+
+use crate::program::headrace;
 
 const SOON: Duration = Duration::from_mins(1);
 
@@ -303,17 +304,23 @@ async fn the_command_lists_shows_replays_and_discards() {
     let id = letters(&world, 1).await[0]["id"].to_string();
     let run = async |arguments: &[&str]| {
         let all = [&["dead-letters"], arguments].concat();
-        world.headrace(&all).await == ExitCode::SUCCESS
+        headrace(&world, &all).await
     };
-    assert!(run(&["list"]).await && run(&["list", "--json", "--workspace", "w"]).await);
-    assert!(run(&["show", &id]).await && !run(&["show", "999999"]).await);
-    assert!(
-        !run(&["replay"]).await,
-        "all is too much to be meant by nothing"
-    );
-    assert!(run(&["replay", &id, "--dry-run"]).await);
+    run(&["list"]).await.says("1 dead letters");
+    let list = run(&["list", "--json", "--workspace", "w"]).await.lines();
+    assert_eq!(list[0]["id"].to_string(), id);
+    run(&["show", &id]).await.says(&id);
+    run(&["show", "999999"])
+        .await
+        .fails_for("no dead letter 999999");
+    // All is too much to be meant by nothing.
+    run(&["replay"]).await.fails_for("--all");
+    run(&["replay", &id, "--dry-run"])
+        .await
+        .says("1 dead letters would be replayed");
     assert_eq!(listed(&world, "replayed=true").await.len(), 0);
-    assert!(run(&["replay", "--all", "--json"]).await);
+    let replayed = run(&["replay", "--all", "--json"]).await.lines();
+    assert_eq!(replayed.last().unwrap()["letters"], 1);
     eventually(
         SOON,
         "the frame has its effect",
@@ -321,7 +328,9 @@ async fn the_command_lists_shows_replays_and_discards() {
         |soc| *soc == Some(7.0),
     )
     .await;
-    assert!(run(&["discard", "--all"]).await);
+    run(&["discard", "--all"])
+        .await
+        .says("1 dead letters discarded");
     letters(&world, 0).await;
     world.stop().await;
 }

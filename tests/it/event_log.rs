@@ -1,6 +1,5 @@
 //! The log API: the event log and the state as other services read them, and what they append to it.
 
-use std::process::ExitCode;
 use std::time::Duration;
 
 use headrace::services::Service;
@@ -12,6 +11,8 @@ use shared_model::{CloudEvent, ConnectionId};
 use tests::EventLog;
 use tests::frames::frame;
 use tests::harness::{Options, World, envelopes, eventually, internal_headers};
+
+use crate::program::headrace;
 
 const SOON: Duration = Duration::from_mins(1);
 
@@ -444,23 +445,14 @@ async fn subscribers_are_forgotten_from_the_command_line() {
     let body = json!({"applied": {}});
     let (status, _) = ask(&world.core_url(), Method::PUT, path, Some(body)).await;
     assert_eq!(status, 200);
-    let run = async |arguments: &[&str]| {
-        world
-            .headrace(&[&["subscribers"], arguments].concat())
-            .await
-    };
-    assert_eq!(run(&["list"]).await, ExitCode::SUCCESS);
-    assert_eq!(
-        run(&["forget", "reports"]).await,
-        ExitCode::FAILURE,
-        "there is none"
-    );
-    assert_eq!(run(&["forget", "reports.v2"]).await, ExitCode::SUCCESS);
-    assert_eq!(
-        run(&["reset", "Reports"]).await,
-        ExitCode::FAILURE,
-        "no name"
-    );
+    let run =
+        async |arguments: &[&str]| headrace(&world, &[&["subscribers"], arguments].concat()).await;
+    let list = run(&["list"]).await.lines();
+    assert_eq!(list.len(), 1, "{list:?}");
+    assert_eq!(list[0]["name"], "reports.v2");
+    run(&["forget", "reports"]).await.fails_for("no subscriber");
+    run(&["forget", "reports.v2"]).await.says("");
+    run(&["reset", "Reports"]).await.fails_for("Reports");
     assert_eq!(world.get("/v1/subscribers").await.1["items"], json!([]));
     world.stop().await;
 }

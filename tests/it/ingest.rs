@@ -1,7 +1,6 @@
 //! HTTP provider-ingest: the same acceptance, and an answer for each frame.
 
 use std::io::Write as _;
-use std::process::ExitCode;
 use std::time::Duration;
 
 use headrace::services::Service;
@@ -12,6 +11,8 @@ use sqlx::{Postgres, Transaction};
 use tests::frames::frame;
 use tests::harness::{Options, World, eventually};
 use tokio::task::JoinSet;
+
+use crate::program::headrace;
 
 const SOON: Duration = Duration::from_secs(30);
 const PATH: &str = "/v1/provider-ingest";
@@ -496,7 +497,7 @@ async fn a_full_queue_refuses_with_the_time_to_come_again() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_that_is_away_is_no_half_of_a_request() {
     let world = World::with(Options {
-        alone: true,
+        breaks_servers: true,
         ..Options::default()
     })
     .await;
@@ -578,7 +579,10 @@ async fn a_file_is_delivered_from_the_command_line() {
     let connection = format!("--connection={connection}");
     let file = file.display().to_string();
     let arguments = ["ingest", "--workspace=w", &connection, &file];
-    assert_eq!(world.headrace(&arguments).await, ExitCode::SUCCESS);
+    let ran = headrace(&world, &arguments).await;
+    ran.says("");
+    assert_eq!(ran.json(), json!({"accepted": 1200, "parked": 1}));
+    assert!(ran.err.contains("frame 1201 is parked"), "{}", ran.err);
     assert_eq!(seen(&world).await, 1201);
     world.stop().await;
 }

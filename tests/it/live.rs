@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use headrace::services::Service;
@@ -15,6 +14,8 @@ use sqlx::Row;
 use tests::frames::frame;
 use tests::harness::{CoreProcess, Options, World, envelopes, eventually};
 use tests::stream::{Follower, Sent};
+
+use crate::program::program;
 
 const SOON: Duration = Duration::from_mins(1);
 const FOLLOW: &str = "/v1/workspaces/w/live";
@@ -387,12 +388,11 @@ async fn whoever_comes_back_has_each_event_once_and_in_order_whatever_was_restar
 #[tokio::test(flavor = "multi_thread")]
 async fn a_process_that_is_killed_is_replaced_by_any_other() {
     let world = world(&[]).await;
-    let program = Path::new(env!("CARGO_BIN_EXE_live"));
     let connection = world.connect_nowhere("w", &names(5)).await;
     has_logged(&world, "w", 5).await;
     let (mut last_id, mut taken) = (String::new(), Vec::new());
     for round in 0..3_usize {
-        let live = CoreProcess::start_live(&world, program, &[]);
+        let live = CoreProcess::start_live(&world, program(), &[]);
         is_ready(live.address()).await;
         let mut follower = follow(live.address(), FOLLOW, &last_id).await;
         charge(&world, "w", connection, 5, 20.0 + 10.0 * round as f64).await;
@@ -492,8 +492,9 @@ async fn a_reader_that_does_not_read_is_cut_off_and_slows_nobody() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reader_that_never_reads_loses_its_connection_and_its_place() {
+    // Its queue has room for everything: only its connection is slow.
     let settings = [
-        ("live.reader_bytes", "1048576"),
+        ("live.reader_bytes", "67108864"),
         ("live.heartbeat", "100ms"),
         ("live.slow_after", "1s"),
         ("live.max_readers", "1"),
@@ -632,13 +633,12 @@ async fn a_thousand_readers_each_get_every_event_once_and_in_order() {
     let world = world(&[]).await;
     let connection = world.connect_nowhere("w", &names(VEHICLES)).await;
     has_logged(&world, "w", VEHICLES).await;
-    let program = Path::new(env!("CARGO_BIN_EXE_live"));
     let most = readers.to_string();
     let settings = [
         ("HEADRACE_LIVE__MAX_READERS", most.as_str()),
         ("HEADRACE_LIVE__MAX_READERS_PER_PRINCIPAL", &most),
     ];
-    let live = CoreProcess::start_live(&world, program, &settings);
+    let live = CoreProcess::start_live(&world, program(), &settings);
     is_ready(live.address()).await;
     let before = live.resident_bytes();
     let begun = Instant::now();

@@ -28,6 +28,7 @@ mod parked;
 mod poison;
 mod polled_providers;
 mod polling;
+mod program;
 mod projections;
 mod read_load;
 mod reading;

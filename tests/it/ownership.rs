@@ -4,7 +4,6 @@
 //! that is missing, and one that two publishers read is the same vehicle twice.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::time::Duration;
 
 use headrace::services::Service;
@@ -15,11 +14,13 @@ use serde_json::{Value, json};
 use tests::frames::frame;
 use tests::harness::{Options, PublisherProcess, World, eventually, provider};
 
+use crate::program::program;
+
 const SOON: Duration = Duration::from_mins(1);
 const LEASE: Duration = Duration::from_secs(3);
 
 fn publisher(world: &World) -> PublisherProcess {
-    PublisherProcess::start(world, Path::new(env!("CARGO_BIN_EXE_publisher")), &[])
+    PublisherProcess::start(world, program(), &[])
 }
 
 /// A world without a publisher in it, and `streams` connections to one provider.

@@ -1,7 +1,6 @@
 //! Polled connections: what is read has its effect together with the cursor, whatever dies; nobody is
 //! asked too much or for two at once; operators see and decide.
 
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use headrace::services::Service;
@@ -13,6 +12,8 @@ use shared_model::ConnectionId;
 use tests::harness::{CoreProcess, Options, World, eventually};
 use tests::polled::{PolledProvider, Scripted, number, start};
 use tests::sessions::SessionProvider;
+
+use crate::program::program;
 
 const SOON: Duration = Duration::from_mins(1);
 const KEY: &str = "a-key-that-nobody-may-see";
@@ -36,7 +37,7 @@ fn core(world: &World) -> CoreProcess {
         ("HEADRACE_POLLING__LEASE", "1s"),
         ("HEADRACE_POLLING__LOOK_EVERY", "50ms"),
     ];
-    CoreProcess::start(world, Path::new(env!("CARGO_BIN_EXE_core")), &settings)
+    CoreProcess::start(world, program(), Service::IngressConsumer, &settings)
 }
 
 /// Waits until `core` can be asked.

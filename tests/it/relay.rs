@@ -1,7 +1,6 @@
 //! Relays that share the shards of the event log, die, freeze, and lose their broker.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use headrace::services::Service;
@@ -17,6 +16,8 @@ use shared_model::{ConnectionId, VehicleId, WorkspaceId};
 use sqlx::{PgPool, Row};
 use tests::bus::Subscriber;
 use tests::harness::{CoreProcess, Options, World, eventually};
+
+use crate::program::program;
 
 const SOON: Duration = Duration::from_mins(1);
 const WRITERS: u32 = 4;
@@ -45,7 +46,7 @@ async fn core_alone(options: Options) -> World {
 
 fn start_relay(world: &World, lease: &str) -> CoreProcess {
     let settings = [("HEADRACE_RELAY__LEASE", lease)];
-    CoreProcess::start(world, Path::new(env!("CARGO_BIN_EXE_relay")), &settings)
+    CoreProcess::start(world, program(), Service::OutboxRelay, &settings)
 }
 
 fn registered(vehicle: u32) -> NewEvent {
@@ -327,7 +328,7 @@ async fn a_relay_whose_shard_was_taken_moves_and_blocks_nothing() {
 async fn an_outage_of_the_broker_costs_no_event_and_no_attempt() {
     let count = setting("HEADRACE_TEST_OUTAGE_EVENTS", 10_000);
     let world = core_alone(Options {
-        alone: true,
+        breaks_servers: true,
         ..Options::default()
     })
     .await;

@@ -19,7 +19,7 @@ const LARGEST: usize = 512 * 1024;
 
 async fn start() -> World {
     let world = World::with(Options {
-        alone: true,
+        breaks_servers: true,
         settings: vec![
             ("relay.attempts", "3"),
             ("relay.backoff_min", "200ms"),
@@ -31,6 +31,7 @@ async fn start() -> World {
             Service::HealthProjection,
             Service::IngressPublisher,
         ],
+        ..Options::default()
     })
     .await;
     world.ready(Service::IngressConsumer).await;

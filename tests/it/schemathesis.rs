@@ -93,7 +93,7 @@ async fn program() -> PathBuf {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_answer_is_as_described() {
     let program = program().await;
-    let (world, things) = access::world().await;
+    let (world, things) = access::world(&[]).await;
     let scratch = tempfile::tempdir().unwrap();
     let config = scratch.path().join("schemathesis.toml");
     // Otherwise hardly anything would be found that is there.
@@ -124,8 +124,9 @@ async fn every_answer_is_as_described() {
         .args([
             "--request-timeout",
             "30",
+            // Python 3.11 fails at random where two threads read source text at once.
             "--workers",
-            "2",
+            "1",
             "--warnings",
             "off",
         ])

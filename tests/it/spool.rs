@@ -2,7 +2,6 @@
 //! want the newest value only.
 
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -12,6 +11,8 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 use tests::frames::{frame, vehicles};
 use tests::harness::{Options, PublisherProcess, World, eventually, provider};
+
+use crate::program::program;
 
 const SOON: Duration = Duration::from_mins(1);
 /// What an outage may cost the publisher in resident memory.
@@ -23,9 +24,9 @@ fn outage() -> Duration {
     Duration::from_secs(seconds.map_or(12, |seconds| seconds.parse().unwrap()))
 }
 
-async fn alone() -> World {
+async fn with_servers_of_its_own() -> World {
     let options = Options {
-        alone: true,
+        breaks_servers: true,
         ..Options::default()
     };
     World::with(options).await
@@ -115,7 +116,7 @@ fn settings() -> Value {
 /// A world whose publisher is a process of its own.
 async fn with_a_process() -> (World, PublisherProcess) {
     let options = Options {
-        alone: true,
+        breaks_servers: true,
         without: vec![Service::IngressPublisher],
         ..Options::default()
     };
@@ -126,7 +127,7 @@ async fn with_a_process() -> (World, PublisherProcess) {
 }
 
 fn publisher(world: &World) -> PublisherProcess {
-    PublisherProcess::start(world, Path::new(env!("CARGO_BIN_EXE_publisher")), &[])
+    PublisherProcess::start(world, program(), &[])
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -229,7 +230,7 @@ async fn a_publisher_that_is_killed_while_the_broker_is_away_leaves_its_spool_to
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_publisher_that_stops_while_the_broker_is_away_leaves_everything_to_the_next() {
-    let mut world = alone().await;
+    let mut world = with_servers_of_its_own().await;
     let provider = provider();
     world.connect("w", &provider.live_url(), settings()).await;
     provider.subscribed(1).await;
@@ -259,7 +260,7 @@ async fn a_publisher_that_stops_while_the_broker_is_away_leaves_everything_to_th
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_connection_that_conflates_sends_the_newest_values_and_accounts_for_the_rest() {
-    let world = alone().await;
+    let world = with_servers_of_its_own().await;
     let provider = provider();
     let mut settings = settings();
     settings["overflow"] = json!("conflate");

@@ -1,7 +1,6 @@
 //! How connections are doing: what publishers say comes out in the health API, and what nobody can
 //! say any more is said by the core.
 
-use std::path::Path;
 use std::time::Duration;
 
 use headrace::services::Service;
@@ -13,6 +12,8 @@ use shared_model::connection_status::{CONTENT_TYPE, VERSION};
 use shared_model::{ConnectionId, ConnectionStatus, StatusReport, partition, topology};
 use tests::frames::frame;
 use tests::harness::{Options, PublisherProcess, World, eventually, provider};
+
+use crate::program::program;
 
 const SOON: Duration = Duration::from_mins(1);
 
@@ -191,8 +192,7 @@ async fn a_connection_whose_owner_is_lost_is_disconnected_although_nobody_says_s
     let provider = provider();
     let settings = json!({"vehicles": {"bus-1": ["soc"]}});
     let connection = world.connect("w", &provider.live_url(), settings).await;
-    let mut publisher =
-        PublisherProcess::start(&world, Path::new(env!("CARGO_BIN_EXE_publisher")), &[]);
+    let mut publisher = PublisherProcess::start(&world, program(), &[]);
     becomes(&world, connection, "subscribed").await;
     publisher.signal(Signal::KILL);
     publisher.ended().await;

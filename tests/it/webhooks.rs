@@ -1,6 +1,5 @@
 //! Webhooks from a provider's frame to the receiver, and through the gateway and the command line.
 
-use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -14,6 +13,8 @@ use ring::hmac;
 use serde_json::{Value, json};
 use tests::frames::frame;
 use tests::harness::{Options, World, envelopes, eventually};
+
+use crate::program::headrace;
 
 const SOON: Duration = Duration::from_secs(30);
 
@@ -167,7 +168,7 @@ async fn webhooks_are_managed_from_the_command_line() {
     let hook = receiver(Arc::clone(&calls)).await;
     let run = async |arguments: &[&str]| {
         let all = [&["webhook"], arguments, &["--workspace=w"]].concat();
-        world.headrace(&all).await == ExitCode::SUCCESS
+        headrace(&world, &all).await
     };
     let listed = || async { world.get("/v1/workspaces/w/webhooks").await.1["items"].clone() };
     let types = [
@@ -178,8 +179,12 @@ async fn webhooks_are_managed_from_the_command_line() {
         "--provider",
         "viriciti",
     ];
-    assert!(run(&[&["add", &hook], &types[..]].concat()).await);
-    assert!(!run(&["add", "gopher://example.com"]).await);
+    run(&[&["add", &hook], &types[..]].concat())
+        .await
+        .says("\"secret\"");
+    run(&["add", "gopher://example.com"])
+        .await
+        .fails_for("http");
     let items = listed().await;
     assert_eq!(items.as_array().unwrap().len(), 1);
     assert_eq!(
@@ -187,11 +192,11 @@ async fn webhooks_are_managed_from_the_command_line() {
         json!({"vehicles": ["bus-1"], "providers": ["viriciti"]})
     );
     let id = items[0]["id"].as_str().unwrap();
-    assert!(run(&["disable", id]).await);
+    run(&["disable", id]).await.says("\"enabled\": false");
     assert_eq!(listed().await[0]["enabled"], false);
-    assert!(!run(&["test", id]).await);
-    assert!(run(&["enable", id]).await);
-    assert!(run(&["test", id]).await);
+    run(&["test", id]).await.fails_for("disabled");
+    run(&["enable", id]).await.says("\"enabled\": true");
+    run(&["test", id]).await.says("");
     let came = || async { calls.lock().unwrap().len() };
     eventually(SOON, "the test", came, |calls| *calls == 1).await;
     let path = format!("/v1/workspaces/w/webhooks/{id}/deliveries");
@@ -199,20 +204,25 @@ async fn webhooks_are_managed_from_the_command_line() {
     let done = |page: &Value| page["items"][0]["status"] == "succeeded";
     let page = eventually(SOON, "recorded", deliveries, done).await;
     let delivery = page["items"][0]["id"].as_str().unwrap();
-    assert!(run(&["redeliver", id, "--delivery", delivery]).await);
+    run(&["redeliver", id, "--delivery", delivery])
+        .await
+        .says("");
     eventually(SOON, "the test again", came, |calls| *calls == 2).await;
-    assert!(run(&["redeliver", id, "--since", "2017-11-23T11:31:34Z"]).await);
-    for arguments in [
-        &["list"][..],
-        &["show", id, "--secret"],
-        &["rotate", id],
-        &["deliveries", id, "--status", "succeeded"],
-        &["deliveries", id, "--delivery", delivery],
-    ] {
-        assert!(run(arguments).await, "{arguments:?}");
+    run(&["redeliver", id, "--since", "2017-11-23T11:31:34Z"])
+        .await
+        .says("");
+    run(&["list"]).await.says(id);
+    run(&["show", id, "--secret"]).await.says("\"secret\"");
+    run(&["rotate", id]).await.says("\"secret\"");
+    for filter in [["--status", "succeeded"], ["--delivery", delivery]] {
+        run(&[&["deliveries", id], &filter[..]].concat())
+            .await
+            .says(delivery);
     }
-    assert!(!run(&["deliveries", id, "--status", "lost"]).await);
-    assert!(run(&["remove", id]).await);
-    assert!(!run(&["show", id]).await);
+    run(&["deliveries", id, "--status", "lost"])
+        .await
+        .fails_for("lost");
+    run(&["remove", id]).await.says("");
+    run(&["show", id]).await.fails_for("no webhook");
     world.stop().await;
 }

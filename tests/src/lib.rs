@@ -8,6 +8,7 @@ pub mod bus;
 pub mod described;
 pub mod frames;
 pub mod harness;
+pub mod issuer;
 mod log;
 pub mod model;
 pub mod polled;

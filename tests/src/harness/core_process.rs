@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::Path;
 
+use headrace::services::Service;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::Child;
 
@@ -17,12 +18,18 @@ pub struct CoreProcess {
 }
 
 impl CoreProcess {
-    /// Starts `program`, a core or a relay, in `world`, with further settings as environment variables.
+    /// Starts `service`, a core or a relay, in `world`, with further settings as environment variables;
+    /// `program` is `headrace`.
     ///
     /// # Panics
     /// If it cannot be started.
     #[must_use]
-    pub fn start(world: &World, program: &Path, settings: &[(&str, &str)]) -> Self {
+    pub fn start(
+        world: &World,
+        program: &Path,
+        service: Service,
+        settings: &[(&str, &str)],
+    ) -> Self {
         let database = world.servers.private.postgres().url(&world.vhost);
         let own = [
             ("HEADRACE_ACCESS__INTERNAL_TOKEN", INTERNAL_TOKEN),
@@ -31,11 +38,12 @@ impl CoreProcess {
             ("HEADRACE_DATABASE__MAX_CONNECTIONS", "6"),
         ];
         let all = own.into_iter().chain(settings.iter().copied());
-        let (child, address) = process::start(program, all);
+        let (child, address) = process::start(program, service, all);
         Self { child, address }
     }
 
-    /// Starts `program`, the live updates, in `world`, with further settings as environment variables.
+    /// Starts the live updates in `world`, with further settings as environment variables; `program` is
+    /// `headrace`.
     ///
     /// # Panics
     /// If it cannot be started.
@@ -47,7 +55,7 @@ impl CoreProcess {
             ("HEADRACE_CORE__URL", core.as_str()),
         ];
         let all = own.into_iter().chain(settings.iter().copied());
-        let (child, address) = process::start(program, all);
+        let (child, address) = process::start(program, Service::Live, all);
         Self { child, address }
     }
 

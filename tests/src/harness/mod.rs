@@ -10,6 +10,6 @@ mod world;
 
 pub use core_process::CoreProcess;
 pub use publisher::PublisherProcess;
-pub use servers::{Servers, servers};
+pub use servers::Servers;
 pub use wait::{eventually, settled};
 pub use world::{INTERNAL_TOKEN, Options, World, envelopes, internal_headers, provider};

@@ -1,24 +1,25 @@
 //! Services as processes of their own: how each is started.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Stdio;
 
+use headrace::services::Service;
 use tokio::process::{Child, Command};
 
-/// Starts `program` with `settings` as environment variables, the later ones above the earlier; returns
+/// Starts `service` of `program`, which is `headrace`, with `settings` as environment variables, the later ones above the earlier; returns
 /// it and where it listens for HTTP. It is killed when it is dropped.
 ///
 /// # Panics
 /// If it cannot be started.
 pub fn start<'a>(
     program: &Path,
+    service: Service,
     settings: impl IntoIterator<Item = (&'a str, &'a str)>,
 ) -> (Child, SocketAddr) {
-    // Free now, and nobody else on the machine is after this one.
-    let address = TcpListener::bind(("127.0.0.1", 0)).and_then(|free| free.local_addr());
-    let address = address.expect("there is a free port");
+    let address = private_services::free_address().expect("there is a free port");
     let mut command = Command::new(program);
+    command.args(["service", service.name()]);
     // What is meant for the tests is no setting of a service, and would be refused.
     for (name, _) in std::env::vars_os() {
         if name.as_encoded_bytes().starts_with(b"HEADRACE_") {

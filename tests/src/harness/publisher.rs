@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::process::ExitStatus;
 
+use headrace::services::Service;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::Child;
 
@@ -19,7 +20,7 @@ pub struct PublisherProcess {
 }
 
 impl PublisherProcess {
-    /// Starts `program`, a publisher, in `world`, with further settings as environment variables.
+    /// Starts one in `world`, with further settings as environment variables; `program` is `headrace`.
     ///
     /// # Panics
     /// If it cannot be started.
@@ -37,7 +38,7 @@ impl PublisherProcess {
             ("HEADRACE_STREAM__BACKOFF_MAX", "1s"),
         ];
         let all = own.into_iter().chain(settings.iter().copied());
-        let (child, address) = process::start(program, all);
+        let (child, address) = process::start(program, Service::IngressPublisher, all);
         let pid = child.id().and_then(|id| Pid::from_raw(id.cast_signed()));
         Self {
             child,

@@ -1,60 +1,60 @@
-//! The run's PostgreSQL and RabbitMQ: started by the first test that needs them, ended by their
-//! watchdog once the test process is gone, however it goes.
+//! The run's PostgreSQL and RabbitMQ, twice: those that all tests share, and those that a test may stop.
+//! Started by the first test that needs them, ended by their watchdog once the test process is gone, however
+//! it goes.
 
 use private_services::{Binaries, PrivateServices};
 use runtime::telemetry;
 use sqlx::{Connection, PgConnection};
-use tokio::sync::{Mutex, OnceCell, RwLock};
+use tokio::sync::{Mutex, OnceCell};
 
 use super::log;
 
 const TEMPLATE: &str = "template_headrace";
 
-/// The servers that all tests share.
+/// A PostgreSQL and a RabbitMQ.
 pub struct Servers {
     /// The servers.
     pub private: PrivateServices,
-    /// Held for writing by a test that must not have others beside it, because it stops a server or
-    /// counts in the process's metrics; for reading by all others.
-    pub alone: RwLock<()>,
     cloning: Mutex<()>,
 }
 
-static SERVERS: OnceCell<Servers> = OnceCell::const_new();
+static SHARED: OnceCell<Servers> = OnceCell::const_new();
+static BREAKABLE: OnceCell<Servers> = OnceCell::const_new();
 
-/// The run's servers.
-///
-/// # Panics
-/// If they do not start.
-pub async fn servers() -> &'static Servers {
-    SERVERS
-        .get_or_init(|| async {
-            telemetry::install_tls();
-            telemetry::metrics_registry();
-            log::init();
-            let binaries = Binaries::locate_or_install(|line| eprintln!("{line}")).await;
-            let binaries = binaries.expect("PostgreSQL and RabbitMQ can be found or installed");
-            let private = PrivateServices::ephemeral(&binaries).await;
-            let private = private.expect("the private servers start");
-            private
-                .postgres()
-                .create_database(TEMPLATE)
-                .await
-                .expect("a database can be made");
-            let template = private.postgres().url(TEMPLATE);
-            headrace::services::migrate(&template)
-                .await
-                .expect("the migrations apply");
-            Servers {
-                private,
-                alone: RwLock::default(),
-                cloning: Mutex::default(),
-            }
-        })
-        .await
+/// The servers that all tests share.
+pub(super) async fn shared() -> &'static Servers {
+    SHARED.get_or_init(Servers::start).await
+}
+
+/// The servers for a test that stops them, which is the only one on them meanwhile.
+pub(super) async fn breakable() -> &'static Servers {
+    BREAKABLE.get_or_init(Servers::start).await
 }
 
 impl Servers {
+    async fn start() -> Self {
+        telemetry::install_tls();
+        telemetry::metrics_registry();
+        log::init();
+        let binaries = Binaries::locate_or_install(|line| eprintln!("{line}")).await;
+        let binaries = binaries.expect("PostgreSQL and RabbitMQ can be found or installed");
+        let private = PrivateServices::ephemeral(&binaries).await;
+        let private = private.expect("the private servers start");
+        private
+            .postgres()
+            .create_database(TEMPLATE)
+            .await
+            .expect("a database can be made");
+        let template = private.postgres().url(TEMPLATE);
+        headrace::services::migrate(&template)
+            .await
+            .expect("the migrations apply");
+        Self {
+            private,
+            cloning: Mutex::default(),
+        }
+    }
+
     /// A migrated database of its own called `name`; returns its URL.
     ///
     /// # Panics

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::process::ExitCode;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
@@ -24,7 +23,7 @@ use shared_model::{
     ConnectionId, Envelope, Frame, FrameKind, FrameOrigin, SessionId, partition, topology,
 };
 use sqlx::PgPool;
-use tokio::sync::{RwLockReadGuard, RwLockWriteGuard};
+use tokio::sync::{Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use tokio_util::sync::CancellationToken;
 
 use super::{Servers, eventually, servers, settled};
@@ -35,6 +34,10 @@ const CONFIRM_TIMEOUT: Duration = Duration::from_secs(5);
 /// The partitions of a new installation.
 const PARTITIONS: u32 = 4;
 static WORLDS: AtomicU32 = AtomicU32::new(0);
+/// Held for writing by a test that must not have others beside it; for reading by all others.
+static ALONE: RwLock<()> = RwLock::const_new(());
+/// Held by a test that stops servers.
+static BREAKING: Mutex<()> = Mutex::const_new(());
 
 /// By which the services of all worlds know one another.
 pub const INTERNAL_TOKEN: &str = "the-internal-token-of-the-tests";
@@ -56,8 +59,10 @@ pub struct Options {
     pub settings: Vec<(&'static str, &'static str)>,
     /// Services that are not started.
     pub without: Vec<Service>,
-    /// No other world exists meanwhile.
+    /// No other world exists meanwhile: for a test that counts in the process's metrics.
     pub alone: bool,
+    /// The world is the only one on its servers: for a test that stops them.
+    pub breaks_servers: bool,
 }
 
 impl Options {
@@ -97,13 +102,35 @@ pub struct World {
     _beside: Beside,
 }
 
+/// What keeps other worlds away.
 enum Beside {
     Others {
+        _breaking: Option<MutexGuard<'static, ()>>,
         _guard: RwLockReadGuard<'static, ()>,
     },
     Nobody {
         _guard: RwLockWriteGuard<'static, ()>,
     },
+}
+
+impl Beside {
+    async fn of(options: &Options) -> Self {
+        if options.alone {
+            return Self::Nobody {
+                _guard: ALONE.write().await,
+            };
+        }
+        // Who waits for another to be done with the servers keeps nobody from being alone.
+        let breaking = if options.breaks_servers {
+            Some(BREAKING.lock().await)
+        } else {
+            None
+        };
+        Self::Others {
+            _breaking: breaking,
+            _guard: ALONE.read().await,
+        }
+    }
 }
 
 impl World {
@@ -117,15 +144,11 @@ impl World {
     /// # Panics
     /// If it does not start.
     pub async fn with(options: Options) -> Self {
-        let servers = servers().await;
-        let beside = if options.alone {
-            Beside::Nobody {
-                _guard: servers.alone.write().await,
-            }
+        let beside = Beside::of(&options).await;
+        let servers = if options.breaks_servers {
+            servers::breakable().await
         } else {
-            Beside::Others {
-                _guard: servers.alone.read().await,
-            }
+            servers::shared().await
         };
         let name = format!("world_{}", WORLDS.fetch_add(1, Ordering::Relaxed));
         let database = servers.database(&name).await;
@@ -192,8 +215,10 @@ impl World {
     /// If it does not start.
     pub async fn start_service(&mut self, service: Service) {
         let mut settings = self.settings_of(service);
-        if let (Service::IngressConsumer, Some(core)) = (service, self.core) {
-            // Publishers know the core by its address.
+        if service == Service::IngressConsumer {
+            // The others know the core by its address.
+            let core = self.core.map_or_else(private_services::free_address, Ok);
+            let core = core.expect("there is a free port");
             settings.push(("http.listen".to_owned(), core.to_string()));
         }
         let context = Context::new(service.name(), format!("{}-0", self.vhost));
@@ -370,22 +395,6 @@ impl World {
             .expect("the gateway answers");
         let status = answer.status().as_u16();
         (status, answer.json().await.unwrap_or_default())
-    }
-
-    /// Runs `headrace` with `arguments` against this world's gateway, in this process.
-    ///
-    /// # Panics
-    /// If it panics.
-    pub async fn headrace(&self, arguments: &[&str]) -> ExitCode {
-        let of_world = ["--api", &self.url(""), "--api-key", INTERNAL_TOKEN];
-        let all: Vec<_> = ["headrace"]
-            .iter()
-            .chain(arguments)
-            .chain(&of_world)
-            .map(ToString::to_string)
-            .collect();
-        let run = tokio::task::spawn_blocking(move || headrace::cli::main_with(all));
-        run.await.expect("it runs to its end")
     }
 
     /// A new API key for `workspaces` that has `scopes`.
