@@ -245,15 +245,34 @@ async fn methods_bodies_and_metrics_have_their_bounds() {
     world.stop().await;
 }
 
-/// The status of the gateway's answer to a request line that no client library would send.
-async fn raw(world: &World, path: &str) -> (u16, String) {
-    let url = world.url("");
-    let address = url.trim_start_matches("http://");
-    let mut socket = TcpStream::connect(address).await.unwrap();
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_whom_it_does_not_know_sends_the_gateway_a_body() {
+    let world = world().await;
+    let nobodys = "hr_0123456789abcdef_".to_owned() + &"0".repeat(64);
+    let head = format!(
+        "POST /v1/provider-ingest HTTP/1.1\r\nhost: gateway\r\nauthorization: Bearer {nobodys}\r\n\
+         content-type: application/json\r\ncontent-length: 1000000\r\n\r\n{{"
+    );
+    // The rest never comes, and is not waited for.
+    let (status, answer) = raw(&world, head).await;
+    assert_eq!(status, 401, "{answer}");
+    world.stop().await;
+}
+
+/// The gateway's answer to a request for a path that no client library would send.
+async fn raw_get(world: &World, path: &str) -> (u16, String) {
     let token = tests::harness::INTERNAL_TOKEN;
     let request = format!(
         "GET {path} HTTP/1.1\r\nhost: gateway\r\nauthorization: Bearer {token}\r\nconnection: close\r\n\r\n"
     );
+    raw(world, request).await
+}
+
+/// What the gateway sends until it closes the connection: its status, and all of it.
+async fn raw(world: &World, request: String) -> (u16, String) {
+    let url = world.url("");
+    let address = url.trim_start_matches("http://");
+    let mut socket = TcpStream::connect(address).await.unwrap();
     socket.write_all(request.as_bytes()).await.unwrap();
     let mut answer = String::new();
     socket.read_to_string(&mut answer).await.unwrap();
@@ -308,7 +327,7 @@ async fn no_path_reaches_another_route_than_the_one_that_it_names() {
         ),
         ("http://elsewhere/internal/v1/log", 404, "route-not-found"),
     ] {
-        let (got, answer) = raw(&world, path).await;
+        let (got, answer) = raw_get(&world, path).await;
         assert_eq!(got, status, "{path}: {answer}");
         assert!(answer.contains(kind), "{path}: {answer}");
     }

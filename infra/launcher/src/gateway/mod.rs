@@ -5,8 +5,9 @@
 //! reachable that is not described and nothing that is described can be forgotten; the internal API is
 //! not reachable. A service that is away is a 502 that names it; the others stay reachable.
 //!
-//! The services check credentials themselves. The gateway shows the descriptions as one document, with a
-//! page to read it by, and puts around every answer what browsers need.
+//! The services check credentials themselves; the gateway does so too before it takes a request's body. It
+//! shows the descriptions as one document, with a page to read it by, and puts around every answer what
+//! browsers need.
 
 mod config;
 mod document;
@@ -21,7 +22,7 @@ use std::process::ExitCode;
 
 use axum::Router;
 use runtime::access::Access;
-use runtime::{Context, http, limits, service};
+use runtime::{Context, http, service};
 
 use crate::console;
 
@@ -30,15 +31,13 @@ pub use document::description;
 
 /// Starts the gateway; returns where it listens.
 pub async fn start(context: Context, config: GatewayConfig) -> anyhow::Result<SocketAddr> {
-    // Every reader of live updates is a connection here, and one to the service behind.
-    limits::raise_open_files();
     let access = Access::with_core(&config.access, &config.upstream.core)?;
     // What is served from here itself; everything else belongs to a service.
     let own = Router::new()
         .merge(document::routes(&description()?)?)
         .merge(pages::routes())
         .merge(console::routes());
-    let routes = own.merge(routing::routes(&config.upstream)?);
+    let routes = own.merge(routing::routes(&config.upstream, &access)?);
     let cors = headers::cors(&config.cors)?;
     let wrap = |app| headers::around(app, cors);
     http::serve_public(&context, &config.http, &access, routes, wrap).await

@@ -6,16 +6,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::{Body, Bytes};
+use axum::BoxError;
+use axum::body::{Body, Bytes, HttpBody as _};
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use axum::response::Response;
-use futures_util::StreamExt;
-use reqwest::{Client, Url};
+use futures_util::{Stream, StreamExt, stream};
+use reqwest::{Client, RequestBuilder, Url};
+use runtime::access::Access;
 use runtime::http::Problem;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// How long a client or a service may take between two pieces of what it sends.
+/// How long a service may take for its answer, and anybody between two pieces of what they send.
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The largest body that services take, unless they say otherwise.
@@ -34,11 +36,12 @@ impl Default for Room {
 }
 
 /// A service behind the gateway.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(super) struct Upstream {
     name: &'static str,
     base: String,
     client: Client,
+    access: Access,
     /// The bytes of bodies that all requests together may still have here.
     room: Arc<Semaphore>,
     /// The largest body that it is sent.
@@ -46,11 +49,18 @@ pub(super) struct Upstream {
 }
 
 impl Upstream {
-    pub(super) fn new(name: &'static str, base: &str, client: &Client, room: &Room) -> Self {
+    pub(super) fn new(
+        name: &'static str,
+        base: &str,
+        client: &Client,
+        access: &Access,
+        room: &Room,
+    ) -> Self {
         Self {
             name,
             base: base.to_owned(),
             client: client.clone(),
+            access: access.clone(),
             room: Arc::clone(&room.0),
             largest: LARGEST_BODY,
         }
@@ -61,15 +71,28 @@ impl Upstream {
         Self { largest, ..self }
     }
 
+    /// What the service answers to `request`; its body is yet to come.
+    async fn answer(&self, request: RequestBuilder) -> Result<reqwest::Response, Problem> {
+        let Ok(answer) = tokio::time::timeout(PATIENCE, request.send()).await else {
+            tracing::warn!(service = self.name, "a service behind the gateway is slow");
+            let detail = format!(
+                "the {} service did not answer in time; try again",
+                self.name
+            );
+            return Err(Problem::new(
+                StatusCode::GATEWAY_TIMEOUT,
+                "upstream-slow",
+                detail,
+            ));
+        };
+        answer.map_err(|error| self.problem(&error))
+    }
+
     /// What went wrong, as the client is told.
     fn problem(&self, error: &reqwest::Error) -> Problem {
         let name = self.name;
         let error_chain = runtime::telemetry::chain(error);
         tracing::warn!(service = name, error = %error_chain, "a service behind the gateway does not answer");
-        if error.is_timeout() && !error.is_connect() {
-            let detail = format!("the {name} service did not answer in time; try again");
-            return Problem::new(StatusCode::GATEWAY_TIMEOUT, "upstream-slow", detail);
-        }
         let detail = format!("the {name} service is away for the moment; try again");
         Problem::new(StatusCode::BAD_GATEWAY, "upstream-away", detail)
     }
@@ -83,12 +106,16 @@ pub(super) async fn pass(
     let url = target(&upstream.base, request.uri())?;
     let (method, headers) = (request.method().clone(), request.headers().clone());
     require_some_credential(&headers)?;
+    if !request.body().is_end_stream() {
+        // Only the body of somebody who is known is kept here, and may take its time.
+        upstream.access.knows(&headers).await?;
+    }
     let (body, held) = upstream.body(request).await?;
     let request = upstream.client.request(method, url);
     let request = request.headers(end_to_end(headers)).body(body);
-    let answer = request.send().await;
+    let answer = upstream.answer(request).await;
     drop(held);
-    let answer = answer.map_err(|error| upstream.problem(&error))?;
+    let answer = answer?;
     let mut response = Response::builder().status(answer.status());
     if let Some(headers) = response.headers_mut() {
         *headers = end_to_end(answer.headers().clone());
@@ -98,8 +125,17 @@ pub(super) async fn pass(
             .or_insert(HeaderValue::from_static("private, no-cache"));
     }
     response
-        .body(Body::from_stream(answer.bytes_stream()))
+        .body(Body::from_stream(pieces(answer)))
         .map_err(|error| Problem::internal(&error))
+}
+
+/// The pieces of an answer, until the service takes too long for one. How long the client takes for them
+/// does not count here.
+fn pieces(answer: reqwest::Response) -> impl Stream<Item = Result<Bytes, BoxError>> {
+    stream::try_unfold(answer, |mut answer| async {
+        let piece = tokio::time::timeout(PATIENCE, answer.chunk()).await??;
+        Ok(piece.map(|piece| (piece, answer)))
+    })
 }
 
 /// The URL behind `base` whose path is `uri`'s to the byte.
@@ -202,6 +238,8 @@ fn end_to_end(mut headers: HeaderMap) -> HeaderMap {
 
 #[cfg(test)]
 mod tests {
+    use runtime::access::{AccessConfig, NoKeys};
+
     use super::*;
 
     #[test]
@@ -233,7 +271,9 @@ mod tests {
 
     fn upstream(room: &Room) -> Upstream {
         runtime::telemetry::install_tls();
-        Upstream::new("core", "http://core", &Client::new(), room).taking(8)
+        let config = AccessConfig::internal("the-internal-token-of-these-tests");
+        let access = Access::new(&config, Arc::new(NoKeys));
+        Upstream::new("core", "http://core", &Client::new(), &access, room).taking(8)
     }
 
     fn kind(read: Result<(Bytes, Option<OwnedSemaphorePermit>), Problem>) -> String {
@@ -259,6 +299,41 @@ mod tests {
             10,
             "what is refused holds nothing"
         );
+    }
+
+    /// A service that sends one piece, and another when it is told to.
+    async fn in_two_pieces(second: Arc<tokio::sync::Notify>) -> reqwest::Response {
+        let route = axum::routing::get(|| async move {
+            let first = stream::iter([Ok::<_, BoxError>("one")]);
+            let second = stream::once(async move {
+                second.notified().await;
+                Ok("two")
+            });
+            Body::from_stream(first.chain(second))
+        });
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let app = axum::Router::new().route("/", route);
+        tokio::spawn(async { axum::serve(listener, app).await.unwrap() });
+        runtime::telemetry::install_tls();
+        Client::new().get(url).send().await.unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_may_be_taken_slowly_but_not_be_given_slowly() {
+        let second = Arc::new(tokio::sync::Notify::new());
+        let mut answer = Box::pin(pieces(in_two_pieces(Arc::clone(&second)).await));
+        assert_eq!(answer.next().await.unwrap().unwrap(), "one");
+        second.notify_one();
+        tokio::time::sleep(10 * PATIENCE).await;
+        assert_eq!(answer.next().await.unwrap().unwrap(), "two");
+        assert!(answer.next().await.is_none());
+
+        let mut answer = Box::pin(pieces(in_two_pieces(Arc::default()).await));
+        assert_eq!(answer.next().await.unwrap().unwrap(), "one");
+        let begun = tokio::time::Instant::now();
+        assert!(answer.next().await.unwrap().is_err());
+        assert_eq!(begun.elapsed().as_secs(), PATIENCE.as_secs());
     }
 
     #[test]

@@ -7,11 +7,12 @@ use anyhow::bail;
 use axum::Router;
 use axum::routing::{MethodFilter, MethodRouter, on};
 use reqwest::Client;
+use runtime::access::Access;
 use utoipa::openapi::OpenApi;
 use utoipa::openapi::path::PathItem;
 
 use super::Upstreams;
-use super::pass::{PATIENCE, Room, Upstream, pass};
+use super::pass::{Room, Upstream, pass};
 
 const INGEST: &str = "/v1/provider-ingest";
 /// Of provider-ingest, as it is sent; the core bounds what is in it.
@@ -80,18 +81,16 @@ fn table() -> anyhow::Result<Vec<Route>> {
 }
 
 /// The paths that are described, each handed to its service.
-pub(super) fn routes(upstreams: &Upstreams) -> anyhow::Result<Router> {
+pub(super) fn routes(upstreams: &Upstreams, access: &Access) -> anyhow::Result<Router> {
     let client = Client::builder()
         .no_proxy()
         .redirect(reqwest::redirect::Policy::none())
         .connect_timeout(Duration::from_secs(2))
-        // Between two pieces of an answer: some answers go on for hours.
-        .read_timeout(PATIENCE)
         .build()?;
     let room = Room::default();
     let routes = table()?.into_iter().fold(Router::new(), |routes, route| {
         let base = (route.base)(upstreams).trim_end_matches('/');
-        let upstream = Upstream::new(route.service, base, &client, &room);
+        let upstream = Upstream::new(route.service, base, &client, access, &room);
         let upstream = if route.path == INGEST {
             upstream.taking(LARGEST_INGEST)
         } else {

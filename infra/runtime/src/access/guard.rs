@@ -75,6 +75,13 @@ pub(crate) async fn guard(
 }
 
 impl Access {
+    /// Whether a request with `headers` comes with a credential that counts, whatever it allows: for those
+    /// who pass requests on.
+    pub async fn knows(&self, headers: &HeaderMap) -> Result<(), Problem> {
+        let known = identify(self, Rule::Anyone, headers).await;
+        known.map(drop).map_err(|refusal| refusal.problem)
+    }
+
     /// Whether the sender of a request with `headers` may still use what needs `scope` in `workspace`: for
     /// an answer that goes on long after the guard has let its request through.
     pub async fn still_admits(
