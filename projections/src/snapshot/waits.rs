@@ -20,7 +20,7 @@ use crate::applier::is_passing;
 /// How often to look for what other replicas have committed.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// More requests than this do not wait at once.
-const MOST: usize = 10_000;
+const MOST: usize = 4_000;
 
 type Awaited = HashMap<(String, String), (watch::Sender<i64>, usize)>;
 

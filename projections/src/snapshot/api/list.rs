@@ -1,9 +1,10 @@
 //! The list of a workspace's vehicles, page by page.
 
-use axum::Json;
-use axum::extract::State;
+use axum::extract::{FromRequestParts, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
+use runtime::access::Principal;
 use runtime::http::{PageSize, Path, Problem, Query};
 use serde::{Deserialize, Serialize};
 use shared_model::WorkspaceId;
@@ -15,6 +16,14 @@ use crate::snapshot::answer::VehicleSnapshot;
 use crate::snapshot::fields::{FieldName, Fields};
 use crate::snapshot::filter::FilterQuery;
 use crate::snapshot::{cursor, etag};
+
+/// Who asks, and what they know already.
+#[derive(FromRequestParts)]
+pub(super) struct Caller {
+    #[from_request(via(Extension))]
+    principal: Principal,
+    headers: HeaderMap,
+}
 
 /// Which page of a list.
 #[derive(Debug, Deserialize, IntoParams)]
@@ -83,12 +92,12 @@ pub(super) struct VehiclePage {
 )]
 pub(super) async fn list(
     State(api): State<Api>,
+    caller: Caller,
     Path(workspace): Path<String>,
     Query(query): Query<Vec<(String, String)>>,
     Query(page): Query<PageQuery>,
     Query(fields): Query<FieldsQuery>,
     Query(filter): Query<FilterQuery>,
-    headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let workspace = api::workspace(workspace)?;
     let known = [FilterQuery::NAMES, FieldsQuery::NAMES, PageQuery::NAMES];
@@ -101,7 +110,14 @@ pub(super) async fn list(
     let after = after.transpose()?;
     let look_for = size.to_look_for();
     let (found, now) = api
-        .list(&workspace, after.as_ref(), look_for, &filter, TURN_LIMIT)
+        .list(
+            &caller.principal,
+            &workspace,
+            after.as_ref(),
+            look_for,
+            &filter,
+            TURN_LIMIT,
+        )
         .await?;
     let (found, next) = size.cut(found, |(vehicle, _)| cursor::write(vehicle, fingerprint));
     let view = api.view(&workspace, &fields, now);
@@ -115,7 +131,7 @@ pub(super) async fn list(
         .unzip();
     let tag = etag::of_list(tags.iter().map(String::as_str), next.as_deref());
     let answer = etag::headers(&tag);
-    if etag::is_known(&headers, &tag) {
+    if etag::is_known(&caller.headers, &tag) {
         return Ok((StatusCode::NOT_MODIFIED, answer).into_response());
     }
     Ok((answer, Json(VehiclePage { items, next })).into_response())

@@ -7,21 +7,24 @@
 mod export;
 mod list;
 mod one;
+mod shares;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::http::StatusCode;
 use chrono::{DateTime, Utc};
+use runtime::access::Principal;
 use runtime::clock;
 use runtime::http::Problem;
 use shared_model::{VehicleId, WorkspaceId};
 use sqlx::PgPool;
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use self::shares::Shares;
 use super::answer::View;
 use super::cutoffs::Cutoffs;
 use super::fields::Fields;
@@ -33,8 +36,11 @@ use crate::health::LimitsByProvider;
 
 /// How long a list waits for its turn.
 const TURN_LIMIT: Duration = Duration::from_secs(3);
-/// How long a download that is under way waits for its turn: to begin it anew costs more.
-const LONG_TURN_LIMIT: Duration = Duration::from_mins(1);
+/// How long a download that is under way waits for its turn: to begin it anew costs more. Who passes it on
+/// gives up after 30 s in which nothing comes.
+const LONG_TURN_LIMIT: Duration = Duration::from_secs(20);
+/// How many requests of one principal may wait for a version at once.
+const OWN_WAITS: usize = 400;
 
 /// What the routes answer from.
 #[derive(Debug, Clone)]
@@ -42,8 +48,8 @@ pub(super) struct Api {
     pool: PgPool,
     limits: Arc<LimitsByProvider>,
     waits: Waits,
-    /// One permit for each list that may be read at once.
-    lists: Arc<Semaphore>,
+    own_waits: Shares,
+    lists: Turns,
     stopping: CancellationToken,
 }
 
@@ -69,22 +75,24 @@ impl Api {
             pool,
             limits: Arc::new(limits),
             waits,
-            lists: Arc::new(Semaphore::new(lists)),
+            own_waits: Shares::of_size(OWN_WAITS),
+            lists: Turns::new(lists),
             stopping,
         }
     }
 
     /// The first `limit` vehicles of a workspace behind `after`, and when they were looked at. Waits up to
-    /// `patience` for its turn.
+    /// `patience` for the turn of `principal`.
     async fn list(
         &self,
+        principal: &Principal,
         workspace: &WorkspaceId,
         after: Option<&VehicleId>,
         limit: i64,
         filter: &Filter,
         patience: Duration,
     ) -> Result<(Vec<(String, Snapshot)>, DateTime<Utc>), Problem> {
-        let _turn = turn(&self.lists, patience).await?;
+        let _turn = self.lists.turn(&principal.name, patience).await?;
         let mut connection = self.pool.acquire().await?;
         let now = clock::now();
         let cutoffs = Cutoffs::at(now, &self.limits);
@@ -107,15 +115,38 @@ impl Api {
     }
 }
 
-/// A permit of `lists`, if there is one soon enough.
-async fn turn(lists: &Semaphore, patience: Duration) -> Result<SemaphorePermit<'_>, Problem> {
-    let turn = tokio::time::timeout(patience, lists.acquire()).await;
-    let Ok(Ok(turn)) = turn else {
-        let detail = "too many lists are being read; try again, or ask for less at a time";
-        let status = StatusCode::SERVICE_UNAVAILABLE;
-        return Err(Problem::new(status, "busy", detail));
-    };
-    Ok(turn)
+/// Who reads a list now. One principal has at most half of the places, and waits for them among its own.
+#[derive(Debug, Clone)]
+struct Turns {
+    all: Arc<Semaphore>,
+    own: Shares,
+}
+
+/// The permits to read a list.
+type Turn = (OwnedSemaphorePermit, OwnedSemaphorePermit);
+
+impl Turns {
+    /// So many lists are read at once.
+    fn new(lists: usize) -> Self {
+        Self {
+            all: Arc::new(Semaphore::new(lists)),
+            own: Shares::of_size(lists.div_ceil(2)),
+        }
+    }
+
+    /// The turn of `principal`, if it comes soon enough.
+    async fn turn(&self, principal: &str, patience: Duration) -> Result<Turn, Problem> {
+        let turn = async {
+            let own = self.own.of(principal).acquire_owned().await?;
+            Ok::<_, AcquireError>((own, Arc::clone(&self.all).acquire_owned().await?))
+        };
+        let Ok(Ok(turn)) = tokio::time::timeout(patience, turn).await else {
+            let detail = "too many lists are being read; try again, or ask for less at a time";
+            let status = StatusCode::SERVICE_UNAVAILABLE;
+            return Err(Problem::new(status, "busy", detail));
+        };
+        Ok(turn)
+    }
 }
 
 /// Refuses a query with a parameter that is not among `known`.
@@ -147,17 +178,27 @@ mod tests {
 
     #[tokio::test]
     async fn a_turn_is_waited_for_as_long_as_said() {
-        let lists = Semaphore::new(1);
-        let first = turn(&lists, Duration::ZERO).await.unwrap();
-        let refused = turn(&lists, Duration::from_millis(5)).await.unwrap_err();
+        let lists = Turns::new(1);
+        let first = lists.turn("a", Duration::ZERO).await.unwrap();
+        let refused = lists.turn("b", Duration::from_millis(5)).await;
+        let refused = refused.unwrap_err();
         assert_eq!(refused.kind, "urn:headrace:problem:busy");
         let release = async {
             tokio::time::sleep(Duration::from_millis(50)).await;
             drop(first);
         };
-        let patient = turn(&lists, LONG_TURN_LIMIT);
+        let patient = lists.turn("b", LONG_TURN_LIMIT);
         let (patient, ()) = tokio::join!(patient, release);
         assert!(patient.is_ok());
+    }
+
+    #[tokio::test]
+    async fn who_reads_many_lists_leaves_others_their_turn() {
+        let lists = Turns::new(4);
+        let own = async || lists.turn("a", Duration::from_millis(5)).await;
+        let (_one, _two) = (own().await.unwrap(), own().await.unwrap());
+        assert_eq!(own().await.unwrap_err().status, 503);
+        assert!(lists.turn("b", Duration::from_millis(5)).await.is_ok());
     }
 
     #[test]

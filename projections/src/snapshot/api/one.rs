@@ -2,17 +2,18 @@
 
 use std::time::Duration;
 
-use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
+use runtime::access::Principal;
 use runtime::clock;
 use runtime::http::{Path, Problem, Query};
 use serde::{Deserialize, Serialize};
 use shared_model::{VehicleId, WorkspaceId};
 use utoipa::{IntoParams, ToSchema};
 
-use super::Api;
+use super::{Api, OWN_WAITS};
 use crate::snapshot::answer::VehicleSnapshot;
 use crate::snapshot::etag;
 use crate::snapshot::fields::{FieldName, Fields};
@@ -130,6 +131,7 @@ impl IntoResponse for VersionNotReached {
 )]
 pub(super) async fn find(
     State(api): State<Api>,
+    Extension(principal): Extension<Principal>,
     Path((workspace, vehicle)): Path<(String, String)>,
     Query(query): Query<SnapshotQuery>,
     headers: HeaderMap,
@@ -137,7 +139,7 @@ pub(super) async fn find(
     let key = api::vehicle_key(workspace, vehicle)?;
     let fields = Fields::read(query.fields.as_deref())?;
     let least = query.least()?;
-    let found = api.reach(&key, &least).await?;
+    let found = api.reach(&principal, &key, &least).await?;
     let snapshot = found.ok_or_else(|| api::vehicle_not_found(&key))?;
     if snapshot.version < least.version {
         return Ok(VersionNotReached::new(snapshot.version, least.version).into_response());
@@ -153,10 +155,23 @@ pub(super) async fn find(
 
 impl Api {
     /// The vehicle's snapshot as soon as it is at least at a version, or as it is in the end.
-    async fn reach(&self, key: &VehicleKey, least: &Least) -> Result<Option<Snapshot>, Problem> {
+    async fn reach(
+        &self,
+        principal: &Principal,
+        key: &VehicleKey,
+        least: &Least,
+    ) -> Result<Option<Snapshot>, Problem> {
         if least.version == 0 {
             return self.find(key).await;
         }
+        let own = self.own_waits.of(&principal.name).try_acquire_owned();
+        let Ok(_own) = own else {
+            let detail = format!(
+                "{OWN_WAITS} requests with this credential wait for a version; have fewer at once"
+            );
+            let status = StatusCode::TOO_MANY_REQUESTS;
+            return Err(Problem::new(status, "too-many-waiting", detail));
+        };
         // Before the look, so that nothing is committed unnoticed in between.
         let Some(mut wait) = self.waits.begin(key) else {
             let detail = "too many requests wait for a version; try again, or without min_version";
