@@ -83,7 +83,6 @@ pub struct Started {
 /// further certificates of `stream.extra_ca_file` cannot be read.
 pub async fn start(ctx: Context, config: PublisherConfig) -> anyhow::Result<Started> {
     metrics::begin();
-    runtime::limits::raise_open_files();
     let streams = Streams::default();
     let core = Core::new(
         &config.core.url,

@@ -54,7 +54,6 @@ pub fn description() -> OpenApi {
 /// Starts the API and the log's tails on `context`. The core may be away.
 pub async fn start(context: Context, config: LiveConfig) -> anyhow::Result<Started> {
     // Each reader is an open socket.
-    runtime::limits::raise_open_files();
     let check = context.readiness().add("core");
     let core = CoreLog::new(&config.core.url, &InternalToken::of(&config.access))?;
     let access = Access::with_core(&config.access, &config.core.url)?;

@@ -16,12 +16,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use axum::body::Body;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Router, middleware};
 use tokio::net::TcpListener;
+use tower_http::map_request_body::MapRequestBodyLayer;
+use tower_http::timeout::RequestBodyTimeoutLayer;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -32,11 +35,13 @@ pub use readiness::{Check, Readiness};
 
 use crate::access::{Access, Guarded, Rules, guard};
 use crate::config::HttpConfig;
-use crate::{Context, telemetry};
+use crate::{Context, limits, telemetry};
 use server::Limits;
 
 /// How long a client may take nothing of what there is for it.
 const PATIENCE: Duration = Duration::from_mins(1);
+/// How long a client may take for the next piece of a request's body.
+const BODY_WITHIN: Duration = Duration::from_secs(30);
 
 /// Serves `routes` to whom `access` lets use them, and the service's own to everybody, until the service
 /// closes. Returns where it listens.
@@ -118,8 +123,13 @@ async fn listen(
         .merge(routes)
         .fallback(not_found)
         .method_not_allowed_fallback(not_allowed)
-        .layer(middleware::from_fn(measure::measure));
+        .layer(middleware::from_fn(measure::measure))
+        .layer((
+            RequestBodyTimeoutLayer::new(BODY_WITHIN),
+            MapRequestBodyLayer::new(Body::new),
+        ));
     let app = wrap(app);
+    limits::raise_open_files();
     let closing = context.closing().clone();
     let limits = Limits {
         connections: config.max_connections,
@@ -170,4 +180,34 @@ async fn not_found() -> Problem {
 async fn not_allowed() -> Problem {
     let detail = "this path does not take this method";
     Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", detail)
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::routing::post;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpStream;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_does_not_come_is_not_waited_for() {
+        telemetry::install_tls();
+        let context = Context::new("test", "0");
+        let routes = Router::new().route("/", post(|Json(_): Json<u8>| async {}));
+        let address = serve_open(&context, &HttpConfig::local(0), routes).await;
+        let mut client = TcpStream::connect(address.unwrap()).await.unwrap();
+        let request = "POST / HTTP/1.1\r\nhost: h\r\ncontent-type: application/json\r\n\
+                       content-length: 10\r\nconnection: close\r\n\r\n1";
+        let begun = tokio::time::Instant::now();
+        client.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).await.unwrap();
+        assert!(
+            answer.contains("urn:headrace:problem:invalid-body"),
+            "{answer}"
+        );
+        assert_eq!(begun.elapsed().as_secs(), BODY_WITHIN.as_secs());
+        context.stop().await.unwrap();
+    }
 }

@@ -20,6 +20,8 @@ use super::stall::PatientStream;
 /// How long a client may take for the head of a request, from its connection or its last answer on. Clients
 /// commonly keep a connection for 90 s without using it, and are not to find it closed.
 const HEAD_WITHIN: Duration = Duration::from_secs(100);
+/// The same where hardly any place is left.
+const HEAD_WITHIN_IF_FULL: Duration = Duration::from_secs(2);
 
 static CONNECTIONS: LazyLock<UpDownCounter<i64>> = LazyLock::new(|| {
     global::meter("headrace")
@@ -44,45 +46,100 @@ pub(super) async fn run(
     limits: Limits,
     closing: CancellationToken,
 ) {
-    let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new())
+    let mut usual = http1::Builder::new();
+    usual
+        .timer(TokioTimer::new())
         .header_read_timeout(HEAD_WITHIN);
-    let places = Arc::new(Semaphore::new(limits.connections));
-    let open = GracefulShutdown::new();
-    while let Some((place, stream)) = closing
+    let mut hurried = usual.clone();
+    hurried
+        .header_read_timeout(HEAD_WITHIN_IF_FULL)
+        .keep_alive(false);
+    let places = Places::new(limits.connections);
+    let connections = GracefulShutdown::new();
+    while let Some((stream, place)) = closing
         .run_until_cancelled(accept(&mut listener, &places))
         .await
     {
+        let http = if place.is_spare { &hurried } else { &usual };
         let stream = TokioIo::new(PatientStream::new(stream, limits.patience));
         let service = TowerToHyperService::new(app.clone());
-        let served = open.watch(http.serve_connection(stream, service));
+        let served = connections.watch(http.serve_connection(stream, service));
+        let counted = Counted::new();
         tokio::spawn(async move {
-            CONNECTIONS.add(1, &[]);
+            let _held = (place, counted);
             if let Err(error) = served.await {
                 tracing::debug!(%error, "a connection ended before its time");
             }
-            CONNECTIONS.add(-1, &[]);
-            drop(place);
         });
     }
     drop(listener);
-    open.shutdown().await;
+    connections.shutdown().await;
 }
 
 /// The next connection, once there is a place for it.
-async fn accept(
-    listener: &mut TcpListener,
-    places: &Arc<Semaphore>,
-) -> (Option<OwnedSemaphorePermit>, TcpStream) {
-    // Without a place only where the semaphore is closed, which nobody does.
-    let place = Arc::clone(places).acquire_owned().await.ok();
+async fn accept(listener: &mut TcpListener, places: &Places) -> (TcpStream, Place) {
+    let place = places.next().await;
     // Waits where the system has no more files, and goes on where a client is gone already.
     let (stream, _) = Listener::accept(listener).await;
     // Small pieces of an answer leave at once.
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "a connection gathers small pieces");
     }
-    (place, stream)
+    (stream, place)
+}
+
+/// Where connections may be. While the usual places are taken, perhaps by clients that say nothing, the
+/// spare ones are for a request each, so that others are served all the same, and so is who asks whether
+/// the service lives.
+struct Places {
+    usual: Arc<Semaphore>,
+    spare: Arc<Semaphore>,
+}
+
+/// A connection's place; it is free again once this is dropped.
+struct Place {
+    is_spare: bool,
+    _permit: Option<OwnedSemaphorePermit>,
+}
+
+impl Places {
+    fn new(connections: usize) -> Self {
+        let spare = connections / 8;
+        Self {
+            usual: Arc::new(Semaphore::new(connections - spare)),
+            spare: Arc::new(Semaphore::new(spare)),
+        }
+    }
+
+    async fn next(&self) -> Place {
+        let (usual, spare) = (Arc::clone(&self.usual), Arc::clone(&self.spare));
+        // Without a permit only where a semaphore is closed, which nobody does.
+        let (is_spare, permit) = tokio::select! {
+            biased;
+            usual = usual.acquire_owned() => (false, usual.ok()),
+            spare = spare.acquire_owned() => (true, spare.ok()),
+        };
+        Place {
+            is_spare,
+            _permit: permit,
+        }
+    }
+}
+
+/// A connection that is counted, however it ends.
+struct Counted;
+
+impl Counted {
+    fn new() -> Self {
+        CONNECTIONS.add(1, &[]);
+        Self
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        CONNECTIONS.add(-1, &[]);
+    }
 }
 
 #[cfg(test)]
@@ -183,6 +240,32 @@ mod tests {
         server.answer.notify_one();
         server.closing.cancel();
         assert!(rest(second).await.ends_with("answered"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn where_silent_clients_have_all_places_others_are_served_a_request_each() {
+        let server = running(16).await;
+        let mut silent = Vec::new();
+        for _ in 0..14 {
+            silent.push(connect(server.address, b"").await);
+        }
+        for _ in 0..3 {
+            server.answer.notify_one();
+            let begun = Instant::now();
+            let answer = rest(connect(server.address, GET).await).await;
+            assert!(
+                answer.contains("connection: close") && answer.ends_with("answered"),
+                "{answer}"
+            );
+            assert!(begun.elapsed() < HEAD_WITHIN_IF_FULL);
+        }
+        let begun = Instant::now();
+        assert!(
+            !rest(connect(server.address, b"").await)
+                .await
+                .contains("200")
+        );
+        assert_eq!(begun.elapsed().as_secs(), HEAD_WITHIN_IF_FULL.as_secs());
     }
 
     #[tokio::test]
