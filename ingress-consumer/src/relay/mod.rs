@@ -169,24 +169,23 @@ async fn listen(shared: &Shared, wakers: &[Notify], look: &Notify) -> anyhow::Re
             backoff.reset();
             look.notify_one();
             wakers.iter().for_each(Notify::notify_one);
-            loop {
-                if listener.recv().await?.channel() == relay::CHANNEL {
+            // None once the connection is lost.
+            while let Some(told) = listener.try_recv().await? {
+                if told.channel() == relay::CHANNEL {
                     look.notify_one();
                 } else {
                     wakers.iter().for_each(Notify::notify_one);
                 }
             }
+            Ok::<_, sqlx::Error>(())
         };
         match stop.run_until_cancelled(listening).await {
             None => return Ok(()),
-            Some(Ok(())) => {}
-            Some(Err(error)) => {
-                let error: &sqlx::Error = &error;
-                tracing::warn!(
-                    error = %runtime::telemetry::chain(error),
-                    "not told of new events"
-                );
-            }
+            Some(Ok(())) => tracing::warn!("not told of new events: the connection was lost"),
+            Some(Err(error)) => tracing::warn!(
+                error = %runtime::telemetry::chain(&error),
+                "not told of new events"
+            ),
         }
         backoff.wait(stop).await?;
     }

@@ -94,10 +94,11 @@ async fn listen(own: &PgPool, wake: &Notify) {
             listener.listen(event_log::CHANNEL).await?;
             backoff.reset();
             wake.notify_one();
-            loop {
-                listener.recv().await?;
+            // None once the connection is lost.
+            while listener.try_recv().await?.is_some() {
                 wake.notify_one();
             }
+            Ok(())
         };
         let ended: Result<(), sqlx::Error> = listening.await;
         if let Err(error) = ended {
