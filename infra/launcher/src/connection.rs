@@ -1,6 +1,7 @@
 //! `headrace connection`: connections to providers, through the control API.
 
 use std::collections::BTreeMap;
+use std::io::{Write as _, stdout};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -287,8 +288,9 @@ pub(crate) async fn print_list(
     filter: &impl Serialize,
 ) -> anyhow::Result<()> {
     for_each_page(client, url, filter, |items| {
+        let mut out = stdout().lock();
         for item in items {
-            println!("{item}");
+            writeln!(out, "{item}")?;
         }
         Ok(())
     })

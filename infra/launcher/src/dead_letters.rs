@@ -1,5 +1,6 @@
 //! `headrace dead-letters`: messages that the broker gave up, through the control API.
 
+use std::io::{Write as _, stdout};
 use std::process::ExitCode;
 
 use anyhow::bail;
@@ -125,15 +126,14 @@ async fn list(
     let mut count = 0;
     for_each_page(client, url, &filter, |letters| {
         count += letters.len();
+        let mut out = stdout().lock();
         for letter in letters {
-            println!(
-                "{}",
-                if json {
-                    letter.to_string()
-                } else {
-                    line(&letter)
-                }
-            );
+            let letter = if json {
+                letter.to_string()
+            } else {
+                line(&letter)
+            };
+            writeln!(out, "{letter}")?;
         }
         Ok(())
     })

@@ -1,6 +1,7 @@
 //! `headrace parked`: a workspace's parked frames, through the control API.
 
 use std::collections::BTreeMap;
+use std::io::{Write as _, stdout};
 use std::process::ExitCode;
 
 use anyhow::bail;
@@ -138,7 +139,7 @@ async fn order(client: &Client, verb: &str, arguments: OrderArguments) -> anyhow
         merge(&mut sum.reasons, outcome.reasons);
         if arguments.dry_run {
             for item in outcome.items {
-                println!("{}", json!(item));
+                writeln!(stdout(), "{}", json!(item))?;
             }
         }
         order.after = outcome.next;

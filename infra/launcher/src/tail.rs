@@ -169,21 +169,22 @@ impl Tail {
     }
 
     fn take(&mut self, event: Event) -> Result<(), Ended> {
+        // The last word too has the position: that of a stream of which nothing was asked for lately.
+        let position = (!event.id.is_empty()).then_some(event.id);
         if event.event == "end" {
+            self.position = position.or(self.position.take());
             return Err(ended(&event.data));
         }
         if let Ok(told) = serde_json::from_str::<CloudEvent>(&event.data) {
             if self.json {
-                let line = serde_json::json!({"position": event.id, "event": told});
+                let line = serde_json::json!({"position": position, "event": told});
                 writeln!(stdout(), "{line}")?;
             } else {
                 writeln!(stdout(), "{}", written(&told))?;
             }
             self.left = self.left.map(|left| left.saturating_sub(1));
         }
-        if !event.id.is_empty() {
-            self.position = Some(event.id);
-        }
+        self.position = position.or(self.position.take());
         Ok(())
     }
 }
@@ -293,6 +294,25 @@ mod tests {
         let workspace = WorkspaceId::new("demo").unwrap();
         let subject = Some("bus-1".to_owned());
         CloudEvent::new(&position, kind, workspace, subject, None, data)
+    }
+
+    #[test]
+    fn the_last_word_of_a_stream_says_where_to_go_on_too() {
+        let mut tail = Tail {
+            position: Some("of the last event".to_owned()),
+            left: None,
+            json: true,
+        };
+        let mut end = Event {
+            event: "end".to_owned(),
+            data: "{}".to_owned(),
+            ..Event::default()
+        };
+        assert!(tail.take(end.clone()).is_err());
+        assert_eq!(tail.position.as_deref(), Some("of the last event"));
+        end.id = "an hour on".to_owned();
+        assert!(tail.take(end).is_err());
+        assert_eq!(tail.position.as_deref(), Some("an hour on"));
     }
 
     #[test]
