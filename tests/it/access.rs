@@ -161,7 +161,7 @@ async fn post(world: &World, url: &str, body: &Value) -> Value {
     answer.json().await.unwrap()
 }
 
-/// Asks for `operation` at `path` with `credential`: status, and the body unless it went well.
+/// Asks for `operation` at `path` with `credential`: status, and the body unless it goes on for ever.
 async fn ask(operation: &Operation, url: String, credential: Option<&str>) -> (u16, String) {
     let mut request = Client::new().request(operation.method.clone(), url);
     if let Some(credential) = credential {
@@ -172,8 +172,8 @@ async fn ask(operation: &Operation, url: String, credential: Option<&str>) -> (u
     }
     let answer = request.send().await.unwrap();
     let status = answer.status();
-    // What goes well may go on for ever.
-    let body = if status.is_success() {
+    let kind = answer.headers().get("content-type");
+    let body = if kind.is_some_and(|kind| kind == "text/event-stream") {
         String::new()
     } else {
         answer.text().await.unwrap()
@@ -232,6 +232,19 @@ async fn every_operation_asks_who_it_is_and_whether_they_may() {
                     }
                 }
                 assert_eq!(bodies.len(), 1, "{what} tells what is there: {bodies:?}");
+                // Nor do they find it from where they may look.
+                let [ours, none] = [&things, &nothing].map(|of| operation.filled("theirs", of));
+                let (status, body) = ask_at(&ours, Some(&theirs[0])).await;
+                if ours == none {
+                    for name in &never {
+                        assert!(!body.contains(*name), "{what} tells {name}: {body}");
+                    }
+                } else {
+                    // A stream begins for a vehicle that may yet come.
+                    let is_none = [400, 404, 422].contains(&status)
+                        || (status == 200 && ours.ends_with("/live"));
+                    assert!(is_none, "{what}: {ours} is {status}: {body}");
+                }
             }
             if !operation.path.contains("{workspace}") {
                 // What names no workspace is the whole installation's, for who operates it, or says by its

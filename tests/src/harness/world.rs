@@ -286,7 +286,7 @@ impl World {
                 reactions: url(Service::Reactions),
                 live: url(Service::Live),
             },
-            access: AccessConfig::internal(INTERNAL_TOKEN),
+            access: self.access(),
             cors: self.cors.clone(),
         };
         let context = Context::new("gateway", self.vhost.clone());
@@ -294,6 +294,21 @@ impl World {
             .await
             .expect("the gateway starts");
         self.gateway = (context, address);
+    }
+
+    /// Whom the gateway takes: who the services take.
+    fn access(&self) -> AccessConfig {
+        let setting = |name: &str| {
+            let key = format!("access.jwt.{name}");
+            let found = self.settings.iter().find(|(known, _)| *known == key);
+            found.map(|(_, value)| value.clone())
+        };
+        let mut access = AccessConfig::internal(INTERNAL_TOKEN);
+        access.jwt.jwks_url = setting("jwks_url");
+        access.jwt.issuer = setting("issuer");
+        access.jwt.audience = setting("audience");
+        access.jwt.allow_http = true;
+        access
     }
 
     /// Stops `service` as SIGTERM does, and says how that went.
