@@ -27,6 +27,8 @@ const ATTEMPTS: usize = 5;
 const ATTEMPT_LIMIT: Duration = Duration::from_secs(45);
 /// How long to wait for a connection. Callers try again, and look meanwhile whether to stop.
 const ACQUIRE_LIMIT: Duration = Duration::from_secs(3);
+/// How long a connection that nobody uses is believed to be there still.
+const TRUSTED_FOR: Duration = Duration::from_secs(1);
 /// How long the database may take to answer a readiness probe.
 const PROBE_LIMIT: Duration = Duration::from_secs(2);
 const MIGRATION_WAIT: Duration = Duration::from_mins(2);
@@ -214,6 +216,17 @@ pub fn open(context: &Context, config: &DatabaseConfig) -> Result<PgPool, sqlx::
     let pool = PgPoolOptions::new()
         .max_connections(config.max_connections)
         .acquire_timeout(ACQUIRE_LIMIT)
+        // Whether it still answers was found out when it came back; to ask before every statement would
+        // double what a read costs.
+        .test_before_acquire(false)
+        .before_acquire(|connection, about| {
+            Box::pin(async move {
+                if about.idle_for > TRUSTED_FOR {
+                    connection.ping().await?;
+                }
+                Ok(true)
+            })
+        })
         .connect_lazy_with(options);
     let check = context.readiness().add("postgresql");
     let (probed, closing) = (pool.clone(), context.closing().clone());
