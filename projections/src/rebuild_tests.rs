@@ -1,6 +1,6 @@
 //! Rebuilds, while the live tables are in use and when they are gone.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use runtime::Context;
@@ -107,19 +107,20 @@ async fn a_rebuild_repairs_the_tables_while_they_are_in_use() {
         .await;
 
     // Read on as fast as the answers come: each must be whole.
-    let done = Arc::new(AtomicBool::new(false));
+    let (done, answers) = (
+        Arc::new(AtomicBool::new(false)),
+        Arc::new(AtomicU64::new(0)),
+    );
     let reading = tokio::spawn({
-        let (done, http) = (Arc::clone(&done), running.http);
+        let (done, answers, http) = (Arc::clone(&done), Arc::clone(&answers), running.http);
         async move {
-            let mut answers = 0;
             while !done.load(Ordering::Relaxed) {
                 let (status, page) = get(http, &format!("{LIST}?limit=1000")).await;
                 assert_eq!(status, 200, "{page}");
                 let count = page["items"].as_array().unwrap().len();
                 assert!(count >= 39, "{count} vehicles");
-                answers += 1;
+                answers.fetch_add(1, Ordering::Relaxed);
             }
-            answers
         }
     });
     // Write on as well.
@@ -130,6 +131,8 @@ async fn a_rebuild_repairs_the_tables_while_they_are_in_use() {
     })
     .0;
     rebuilt.unwrap();
+    let meanwhile = answers.load(Ordering::Relaxed);
+    assert!(meanwhile > 0, "nobody has read meanwhile");
     for line in [
         "only in what was built (repaired)              1",
         "as new, with other values (repaired)           1",
@@ -144,8 +147,10 @@ async fn a_rebuild_repairs_the_tables_while_they_are_in_use() {
         "{said}"
     );
     running.applied_is("{[1,100)}").await;
+    let read_on = || async { answers.load(Ordering::Relaxed) };
+    eventually(read_on, |answers| *answers > meanwhile + 10).await;
     done.store(true, Ordering::Relaxed);
-    assert!(reading.await.unwrap() > 10);
+    reading.await.unwrap();
     let rows = running.rows().await;
     assert_eq!(rows[..], {
         let mut expected = truth.clone();
