@@ -74,9 +74,9 @@ async fn the_queues_are_quorum_queues_whose_depth_shows_a_core_that_is_away() {
             .filter_map(|queue| queue["messages"].as_u64())
             .sum::<u64>()
     };
-    // Besides these, what the publisher says of the connection may wait.
+    // Besides these waits what the publisher says of the connection, with each of its attempts.
     eventually(SOON, "the depth shows all messages", depth, |depth| {
-        (300..=301).contains(depth)
+        *depth >= 300
     })
     .await;
     world.start_service(Service::IngressConsumer).await;
