@@ -13,6 +13,7 @@ pub mod db;
 pub mod http;
 pub mod lifecycle;
 pub mod limits;
+pub mod notifications;
 pub mod outbound;
 pub mod service;
 pub mod telemetry;

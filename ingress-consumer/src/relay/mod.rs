@@ -30,10 +30,9 @@ use runtime::access::{Access, NoKeys};
 use runtime::amqp::Link;
 use runtime::backoff::{Backoff, Stopped};
 use runtime::db::{Disposition, disposition};
-use runtime::{Context, clock, db, http};
+use runtime::{Context, clock, db, http, notifications};
 use shared_model::topology;
 use sqlx::PgPool;
-use sqlx::postgres::PgListener;
 use tokio::sync::{Notify, watch};
 use tokio::time::MissedTickBehavior;
 use utoipa_axum::router::OpenApiRouter;
@@ -98,7 +97,8 @@ async fn run(shared: Arc<Shared>, shards: u32) -> anyhow::Result<()> {
     );
     context.spawn("relay shards", member.run());
     context.spawn("relay lag", measure(Arc::clone(&shared), of_held));
-    listen(&shared, &wakers, &look).await
+    listen(&shared, &wakers, &look).await;
+    Ok(())
 }
 
 /// The core makes the shards at its first start, which may come after the relay's.
@@ -155,40 +155,20 @@ async fn measure(
     Ok(())
 }
 
-/// Wakes whoever a notification is for, and everybody once it listens: what was said before then was not
-/// heard. A lost listener costs only the time to the next poll.
-async fn listen(shared: &Shared, wakers: &[Notify], look: &Notify) -> anyhow::Result<()> {
-    let stop = shared.context.stopping();
-    let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
-    loop {
-        let listening = async {
-            let mut listener = PgListener::connect_with(&shared.pool).await?;
-            listener
-                .listen_all([event_log::CHANNEL, relay::CHANNEL])
-                .await?;
-            backoff.reset();
+/// Wakes whoever an announcement is for, and everybody where some may not have been heard. A lost listener
+/// costs only the time to the next poll.
+async fn listen(shared: &Shared, wakers: &[Notify], look: &Notify) {
+    let channels = [event_log::CHANNEL, relay::CHANNEL];
+    let listening = notifications::listen(&shared.pool, &channels, |channel| {
+        if channel != Some(event_log::CHANNEL) {
             look.notify_one();
-            wakers.iter().for_each(Notify::notify_one);
-            // None once the connection is lost.
-            while let Some(told) = listener.try_recv().await? {
-                if told.channel() == relay::CHANNEL {
-                    look.notify_one();
-                } else {
-                    wakers.iter().for_each(Notify::notify_one);
-                }
-            }
-            Ok::<_, sqlx::Error>(())
-        };
-        match stop.run_until_cancelled(listening).await {
-            None => return Ok(()),
-            Some(Ok(())) => tracing::warn!("not told of new events: the connection was lost"),
-            Some(Err(error)) => tracing::warn!(
-                error = %runtime::telemetry::chain(&error),
-                "not told of new events"
-            ),
         }
-        backoff.wait(stop).await?;
-    }
+        if channel != Some(relay::CHANNEL) {
+            wakers.iter().for_each(Notify::notify_one);
+        }
+    });
+    let stop = shared.context.stopping();
+    stop.run_until_cancelled(listening).await;
 }
 
 #[derive(Debug, thiserror::Error)]

@@ -7,11 +7,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use runtime::Context;
-use runtime::backoff::{Backoff, Stopped};
-use runtime::telemetry::chain;
+use runtime::backoff::Stopped;
+use runtime::{Context, notifications};
 use sqlx::PgPool;
-use sqlx::postgres::{PgListener, PgPoolOptions};
+use sqlx::postgres::PgPoolOptions;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -52,7 +51,9 @@ impl LogWatch {
         let closing = context.closing().clone();
         context.spawn_infrastructure("log watch", async move {
             let wake = Notify::new();
-            let both = async { tokio::join!(listen(&own, &wake), look(&pool, &wake, &heads)) };
+            let channels = [event_log::CHANNEL];
+            let listening = notifications::listen(&own, &channels, |_| wake.notify_one());
+            let both = async { tokio::join!(listening, look(&pool, &wake, &heads)) };
             closing.run_until_cancelled(Box::pin(both)).await;
             Ok(())
         });
@@ -82,29 +83,6 @@ impl Wait {
         let waited = self.stopping.run_until_cancelled(moved).await;
         // Whether it moved or the time is over, the reader looks for itself.
         waited.map(drop).ok_or(Stopped)
-    }
-}
-
-/// Wakes `look` for each announcement.
-async fn listen(own: &PgPool, wake: &Notify) {
-    let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
-    loop {
-        let listening = async {
-            let mut listener = PgListener::connect_with(own).await?;
-            listener.listen(event_log::CHANNEL).await?;
-            backoff.reset();
-            wake.notify_one();
-            // None once the connection is lost.
-            while listener.try_recv().await?.is_some() {
-                wake.notify_one();
-            }
-            Ok(())
-        };
-        let ended: Result<(), sqlx::Error> = listening.await;
-        if let Err(error) = ended {
-            tracing::warn!(error = %chain(&error), "readers of the log are not told of new events");
-        }
-        tokio::time::sleep(backoff.next_wait()).await;
     }
 }
 
