@@ -48,6 +48,7 @@ mod running;
 mod schema;
 #[cfg(test)]
 mod service_tests;
+mod shares;
 pub mod snapshot;
 mod table_set;
 #[cfg(test)]

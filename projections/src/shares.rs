@@ -7,22 +7,22 @@ use tokio::sync::Semaphore;
 
 /// A share for each principal, all of one size; clones share them.
 #[derive(Debug, Clone)]
-pub(super) struct Shares {
+pub(crate) struct Shares {
     size: usize,
     by_principal: Arc<Mutex<HashMap<String, Weak<Semaphore>>>>,
 }
 
 impl Shares {
     /// Shares of `size` permits each.
-    pub(super) fn of_size(size: usize) -> Self {
+    pub(crate) fn of_size(size: usize) -> Self {
         Self {
-            size,
+            size: size.min(Semaphore::MAX_PERMITS),
             by_principal: Arc::default(),
         }
     }
 
     /// The share of `principal`. It is remembered for as long as somebody has it, or a permit of it.
-    pub(super) fn of(&self, principal: &str) -> Arc<Semaphore> {
+    pub(crate) fn of(&self, principal: &str) -> Arc<Semaphore> {
         let mut shares = self
             .by_principal
             .lock()

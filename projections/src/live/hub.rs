@@ -12,7 +12,7 @@ use axum::http::StatusCode;
 use runtime::http::Problem;
 use shared_model::WorkspaceId;
 use shared_model::log::LogState;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, OwnedSemaphorePermit};
 
 use super::audience::{Audience, Member};
 use super::config::LiveSettings;
@@ -24,12 +24,15 @@ use super::position::Position;
 use super::ring::{Entry, Ring};
 use super::several::Several;
 use crate::metrics;
+use crate::shares::Shares;
 
 /// Hands events to readers.
 #[derive(Debug)]
 pub(super) struct Hub {
     settings: LiveSettings,
     inner: Mutex<Inner>,
+    /// How many readers each principal may have.
+    own: Shares,
     /// Told when a reader has gone.
     left: Notify,
 }
@@ -41,7 +44,6 @@ struct Inner {
     audiences: HashMap<WorkspaceId, Audience>,
     next_id: u64,
     readers: usize,
-    by_principal: HashMap<String, usize>,
     is_stopping: bool,
 }
 
@@ -49,7 +51,7 @@ struct Inner {
 #[derive(Debug)]
 pub(super) struct Seat {
     hub: Arc<Hub>,
-    principal: String,
+    _own: OwnedSemaphorePermit,
     /// Different for each.
     pub(super) number: u64,
 }
@@ -80,6 +82,7 @@ impl Hub {
     /// A hub without readers, which does not know the log yet.
     pub(super) fn new(settings: LiveSettings) -> Self {
         Self {
+            own: Shares::of_size(settings.max_readers_per_principal),
             settings,
             inner: Mutex::default(),
             left: Notify::new(),
@@ -154,34 +157,34 @@ impl Hub {
     /// A place for one more reader, if there is one.
     pub(super) fn seat(self: &Arc<Self>, principal: &str) -> Result<Seat, Problem> {
         let mut inner = self.lock();
-        let own = inner.by_principal.get(principal).copied().unwrap_or(0);
-        let refusal = if inner.is_stopping {
-            Some(("stopping", End::Stopping.problem()))
+        let taken = if inner.is_stopping {
+            Err(("stopping", End::Stopping.problem()))
         } else if inner.readers >= self.settings.max_readers {
             let detail = "as many readers as this service takes are connected; try again later";
             let status = StatusCode::SERVICE_UNAVAILABLE;
             let problem = Problem::new(status, "too-many-readers", detail);
-            Some(("max_readers", problem))
-        } else if own >= self.settings.max_readers_per_principal {
-            let detail = format!(
-                "this credential has {own} streams open, which is as many as one may have; close some"
-            );
-            let problem = Problem::new(StatusCode::TOO_MANY_REQUESTS, "too-many-streams", detail);
-            Some(("max_readers_per_principal", problem))
+            Err(("max_readers", problem))
         } else {
-            None
+            self.own.of(principal).try_acquire_owned().map_err(|_| {
+                let most = self.settings.max_readers_per_principal;
+                let detail = format!(
+                    "this credential has {most} streams open, which is as many as one may have; close some"
+                );
+                let status = StatusCode::TOO_MANY_REQUESTS;
+                let problem = Problem::new(status, "too-many-streams", detail);
+                ("max_readers_per_principal", problem)
+            })
         };
-        if let Some((reason, problem)) = refusal {
+        let own = taken.map_err(|(reason, problem)| {
             metrics::live_refused(reason);
-            return Err(problem);
-        }
+            problem
+        })?;
         inner.readers += 1;
-        *inner.by_principal.entry(principal.to_owned()).or_default() += 1;
         inner.next_id += 1;
         metrics::live_readers(inner.readers);
         Ok(Seat {
             hub: Arc::clone(self),
-            principal: principal.to_owned(),
+            _own: own,
             number: inner.next_id,
         })
     }
@@ -314,12 +317,6 @@ impl Drop for Seat {
         let mut inner = self.hub.lock();
         inner.readers -= 1;
         metrics::live_readers(inner.readers);
-        if let Some(own) = inner.by_principal.get_mut(&self.principal) {
-            *own -= 1;
-            if *own == 0 {
-                inner.by_principal.remove(&self.principal);
-            }
-        }
         drop(inner);
         self.hub.left.notify_waiters();
     }

@@ -7,7 +7,6 @@
 mod export;
 mod list;
 mod one;
-mod shares;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,7 +23,6 @@ use tokio_util::sync::CancellationToken;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use self::shares::Shares;
 use super::answer::View;
 use super::cutoffs::Cutoffs;
 use super::fields::Fields;
@@ -33,6 +31,7 @@ use super::fold::Snapshot;
 use super::store::view;
 use super::waits::Waits;
 use crate::health::LimitsByProvider;
+use crate::shares::Shares;
 
 /// How long a list waits for its turn.
 const TURN_LIMIT: Duration = Duration::from_secs(3);
