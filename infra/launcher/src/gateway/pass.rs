@@ -18,7 +18,7 @@ use runtime::http::Problem;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// How long a service may take for its answer, and anybody between two pieces of what they send.
-pub(super) const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The largest body that services take, unless they say otherwise.
 const LARGEST_BODY: usize = 2 * 1024 * 1024;
