@@ -28,7 +28,13 @@ impl Ran {
         values.unwrap_or_else(|error| panic!("{error}: {self:?}"))
     }
 
-    /// It has done what it was to do, and says `wanted`.
+    /// It has done what it was to do.
+    #[track_caller]
+    pub fn succeeds(&self) {
+        assert_eq!(self.code, 0, "{self:?}");
+    }
+
+    /// The same, and it says `wanted`.
     #[track_caller]
     pub fn says(&self, wanted: &str) {
         assert!(self.code == 0 && self.out.contains(wanted), "{self:?}");

@@ -196,7 +196,7 @@ async fn webhooks_are_managed_from_the_command_line() {
     assert_eq!(listed().await[0]["enabled"], false);
     run(&["test", id]).await.fails_for("disabled");
     run(&["enable", id]).await.says("\"enabled\": true");
-    run(&["test", id]).await.says("");
+    run(&["test", id]).await.succeeds();
     let came = || async { calls.lock().unwrap().len() };
     eventually(SOON, "the test", came, |calls| *calls == 1).await;
     let path = format!("/v1/workspaces/w/webhooks/{id}/deliveries");
@@ -206,11 +206,11 @@ async fn webhooks_are_managed_from_the_command_line() {
     let delivery = page["items"][0]["id"].as_str().unwrap();
     run(&["redeliver", id, "--delivery", delivery])
         .await
-        .says("");
+        .succeeds();
     eventually(SOON, "the test again", came, |calls| *calls == 2).await;
     run(&["redeliver", id, "--since", "2017-11-23T11:31:34Z"])
         .await
-        .says("");
+        .succeeds();
     run(&["list"]).await.says(id);
     run(&["show", id, "--secret"]).await.says("\"secret\"");
     run(&["rotate", id]).await.says("\"secret\"");
@@ -222,7 +222,7 @@ async fn webhooks_are_managed_from_the_command_line() {
     run(&["deliveries", id, "--status", "lost"])
         .await
         .fails_for("lost");
-    run(&["remove", id]).await.says("");
+    run(&["remove", id]).await.succeeds();
     run(&["show", id]).await.fails_for("no webhook");
     world.stop().await;
 }

@@ -15,7 +15,7 @@ use reqwest::header::HeaderMap;
 use runtime::Context;
 use runtime::access::{AccessConfig, InternalToken, Scope};
 use runtime::amqp::{Link, Message, Publisher};
-use runtime::config::{AmqpConfig, HttpConfig, SecretUrl};
+use runtime::config::{self, AmqpConfig, HttpConfig, SecretUrl};
 use serde_json::{Value, json};
 use shared_model::envelope::{Attributes, CONTENT_TYPE};
 use shared_model::log::LogState;
@@ -277,6 +277,9 @@ impl World {
                 .map_or(self.gateway.1, |(_, address)| *address);
             format!("http://{address}")
         };
+        let settings = self.settings.iter().cloned();
+        let of_access = settings.filter(|(key, _)| key.starts_with("access."));
+        let config: GatewayConfig = config::load_from(of_access).expect("valid settings");
         let config = GatewayConfig {
             http: HttpConfig::local(0),
             upstream: Upstreams {
@@ -286,29 +289,14 @@ impl World {
                 reactions: url(Service::Reactions),
                 live: url(Service::Live),
             },
-            access: self.access(),
             cors: self.cors.clone(),
+            ..config
         };
         let context = Context::new("gateway", self.vhost.clone());
         let address = gateway::start(context.clone(), config)
             .await
             .expect("the gateway starts");
         self.gateway = (context, address);
-    }
-
-    /// Whom the gateway takes: who the services take.
-    fn access(&self) -> AccessConfig {
-        let setting = |name: &str| {
-            let key = format!("access.jwt.{name}");
-            let found = self.settings.iter().find(|(known, _)| *known == key);
-            found.map(|(_, value)| value.clone())
-        };
-        let mut access = AccessConfig::internal(INTERNAL_TOKEN);
-        access.jwt.jwks_url = setting("jwks_url");
-        access.jwt.issuer = setting("issuer");
-        access.jwt.audience = setting("audience");
-        access.jwt.allow_http = true;
-        access
     }
 
     /// Stops `service` as SIGTERM does, and says how that went.
