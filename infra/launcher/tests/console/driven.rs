@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 use browser::{Browser, Page, Scheme, Size};
 use serde_json::{Value, json};
 
-/// How long anything may take that should happen soon, on a machine that is busy.
-pub const SOON: Duration = Duration::from_secs(30);
+/// How long anything may take that should happen soon, on a machine that is busy. A simulated vehicle that is
+/// parked when the system starts is first heard of after half a minute.
+pub const SOON: Duration = Duration::from_mins(1);
 pub const DESK: Size = Size {
     width: 1280,
     height: 800,
