@@ -20,6 +20,8 @@ use tokio::time::{Instant, MissedTickBehavior};
 const SOON: Duration = Duration::from_mins(2);
 /// How many requests may be under way at once.
 const CALLERS: u32 = 64;
+/// How long after the last request all may be answered.
+const BACKLOG: Duration = Duration::from_secs(1);
 /// Each vehicle sends about four frames a second.
 const VEHICLES: usize = 250;
 const LABELS: [&str; 5] = ["soc", "odo", "speed", "gps", "power"];
@@ -200,12 +202,10 @@ async fn snapshots_are_read_beside_the_ingest() {
         let ingested = (frames() - before) as f64 / measured.took.as_secs_f64();
         eprintln!("{:<28} {ingested:>6.0}/s frames beside it", "");
         assert!(ingested > 0.0, "nothing came in meanwhile");
-        let wanted = f64::from(rate) * period.as_secs_f64();
-        let succeeded = measured.times.len() - measured.failed;
-        assert!(
-            succeeded as f64 > 0.95 * wanted,
-            "{succeeded} of {wanted} requests"
-        );
+        assert_eq!(measured.failed, 0, "{what}");
+        // Otherwise more come than are answered, and the last one waited for what had piled up.
+        let late = measured.took.saturating_sub(period);
+        assert!(late < BACKLOG, "{what}: answered {late:?} after the last");
         medians.push(measured.times.value_at_quantile(0.5) as f64);
     }
     let [nothing, row, read, _] = medians[..] else {

@@ -15,6 +15,7 @@ mod cutoffs;
 mod etag;
 mod fields;
 mod filter;
+mod finder;
 mod fold;
 #[cfg(test)]
 mod service_tests;
@@ -46,6 +47,7 @@ use crate::schema::Schema;
 use crate::table_set::TableSets;
 use crate::{Started, VehicleChange};
 use api::Api;
+use finder::Finder;
 use store::Written;
 use waits::Waits;
 
@@ -107,9 +109,11 @@ pub async fn start(context: Context, config: SnapshotConfig) -> anyhow::Result<S
     let link = Link::open(&context, &config.amqp, topology::events());
     let access = Access::with_core(&config.access, &config.core.url)?;
     let waits = Waits::default();
+    let connections = config.database.max_connections;
     let api = Api::new(
         pool.clone(),
-        config.database.max_connections,
+        connections,
+        Finder::start(&context, &pool, (connections / 4).max(1)),
         config.freshness.limits(),
         waits.clone(),
         context.stopping().clone(),

@@ -173,6 +173,56 @@ pub(super) async fn find(
     found.map(read).transpose()
 }
 
+/// The stored snapshots of many vehicles, each in its key's place.
+pub(super) async fn find_all(
+    connection: &mut PgConnection,
+    keys: &[VehicleKey],
+) -> Result<Vec<Option<Snapshot>>, sqlx::Error> {
+    let workspaces: Vec<_> = keys.iter().map(|key| key.workspace.as_str()).collect();
+    let vehicles: Vec<_> = keys.iter().map(|key| key.vehicle.as_str()).collect();
+    let found = sqlx::query!(
+        r#"
+        SELECT place AS "place!",
+            vehicle AS "vehicle!",
+            version,
+            signals AS "signals: Json<BTreeMap<String, Quantity>>",
+            revision,
+            times AS "times: Json<BTreeMap<String, Provenance>>",
+            last_received_at,
+            provider,
+            observed_at
+        FROM UNNEST($1::text[], $2::text[]) WITH ORDINALITY AS wanted (workspace, vehicle, place)
+        JOIN snapshot.vehicle USING (workspace, vehicle)
+        "#,
+        &workspaces as &[&str],
+        &vehicles as &[&str],
+    )
+    .fetch_all(connection)
+    .await?;
+    let mut snapshots = vec![None; keys.len()];
+    for row in found {
+        let stored = Stored {
+            vehicle: row.vehicle,
+            version: row.version,
+            signals: row.signals,
+            revision: row.revision,
+            times: row.times,
+            last_received_at: row.last_received_at,
+            provider: row.provider,
+            observed_at: row.observed_at,
+        };
+        let (_, snapshot) = stored.read()?;
+        // Places are counted from 1.
+        if let Some(place) = usize::try_from(row.place - 1)
+            .ok()
+            .and_then(|at| snapshots.get_mut(at))
+        {
+            *place = Some(snapshot);
+        }
+    }
+    Ok(snapshots)
+}
+
 #[cfg(test)]
 pub(super) mod tests {
     use proptest::prelude::*;

@@ -1,8 +1,8 @@
 //! The snapshots' read API.
 //!
-//! Every answer is one statement, or one a page; a request holds a connection to the database while its
-//! statement runs, and never while it waits or writes to its client. Lists look at many rows, so only half
-//! of the connections are for them: single vehicles, and the projection itself, find one.
+//! Every answer is one statement, or one a page; nothing holds a connection to the database while it waits
+//! or writes to its client. Lists look at many rows, so only half of the connections are for them, and a
+//! quarter for single vehicles, which are found together: the rest is left for the projection itself.
 
 mod export;
 mod list;
@@ -27,6 +27,7 @@ use super::answer::View;
 use super::cutoffs::Cutoffs;
 use super::fields::Fields;
 use super::filter::Filter;
+use super::finder::Finder;
 use super::fold::Snapshot;
 use super::store::view;
 use super::waits::Waits;
@@ -45,6 +46,7 @@ const OWN_WAITS: usize = 400;
 #[derive(Debug, Clone)]
 pub(super) struct Api {
     pool: PgPool,
+    finder: Finder,
     limits: Arc<LimitsByProvider>,
     waits: Waits,
     own_waits: Shares,
@@ -61,10 +63,11 @@ pub(super) fn router() -> OpenApiRouter<Api> {
 }
 
 impl Api {
-    /// Answers from `pool`, which has so many connections, by `limits`.
+    /// Answers from `pool`, which has so many connections, and by `finder` what is asked of one vehicle.
     pub(super) fn new(
         pool: PgPool,
         connections: u32,
+        finder: Finder,
         limits: LimitsByProvider,
         waits: Waits,
         stopping: CancellationToken,
@@ -72,6 +75,7 @@ impl Api {
         let lists = usize::try_from(connections / 2).unwrap_or(1).max(1);
         Self {
             pool,
+            finder,
             limits: Arc::new(limits),
             waits,
             own_waits: Shares::of_size(OWN_WAITS),

@@ -18,7 +18,6 @@ use crate::snapshot::answer::VehicleSnapshot;
 use crate::snapshot::etag;
 use crate::snapshot::fields::{FieldName, Fields};
 use crate::snapshot::fold::Snapshot;
-use crate::snapshot::store;
 use crate::{VehicleKey, api};
 
 /// How long to wait for a version, unless asked otherwise.
@@ -162,7 +161,7 @@ impl Api {
         least: &Least,
     ) -> Result<Option<Snapshot>, Problem> {
         if least.version == 0 {
-            return self.find(key).await;
+            return self.finder.find(key).await;
         }
         let own = self.own_waits.of(&principal.name).try_acquire_owned();
         let Ok(_own) = own else {
@@ -178,7 +177,7 @@ impl Api {
             let status = StatusCode::SERVICE_UNAVAILABLE;
             return Err(Problem::new(status, "too-many-waiting", detail));
         };
-        let found = self.find(key).await?;
+        let found = self.finder.find(key).await?;
         if found
             .as_ref()
             .is_some_and(|found| found.version >= least.version)
@@ -188,13 +187,8 @@ impl Api {
         let reached = tokio::time::timeout(least.wait, wait.until(least.version));
         match self.stopping.run_until_cancelled(reached).await {
             // However the wait has ended, what is there now is the answer.
-            Some(Ok(()) | Err(_)) | None => self.find(key).await,
+            Some(Ok(()) | Err(_)) | None => self.finder.find(key).await,
         }
-    }
-
-    async fn find(&self, key: &VehicleKey) -> Result<Option<Snapshot>, Problem> {
-        let mut connection = self.pool.acquire().await?;
-        Ok(store::find(&mut connection, key).await?)
     }
 }
 
