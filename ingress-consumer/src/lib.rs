@@ -29,7 +29,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use runtime::access::{Access, audited};
+use runtime::access::{Access, Turns, audited, in_turn};
 use runtime::amqp::{Link, Publisher};
 use runtime::backoff::Backoff;
 use runtime::{Context, db, http};
@@ -82,7 +82,8 @@ pub async fn start(context: Context, config: ConsumerConfig) -> anyhow::Result<S
         .merge(intake.routes());
     let stored = Arc::new(PgAccess::new(pool.clone()));
     let access = Access::new(&config.access, stored.clone());
-    let routes = audited(routes, stored)?;
+    let turns = Turns::on(config.database.max_connections);
+    let routes = in_turn(audited(routes, stored)?, turns)?;
     let address = http::serve(&context, &config.http.0, &access, routes).await?;
     let worker = context.clone();
     let prepared = context.readiness().add("schema");

@@ -48,7 +48,6 @@ mod running;
 mod schema;
 #[cfg(test)]
 mod service_tests;
-mod shares;
 pub mod snapshot;
 mod table_set;
 #[cfg(test)]

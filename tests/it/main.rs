@@ -39,6 +39,7 @@ mod schemathesis;
 mod spool;
 mod status;
 mod stops;
+mod turns;
 mod verdicts;
 mod volume;
 mod webhooks;

@@ -38,7 +38,7 @@ use std::sync::Arc;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use clap::Subcommand;
-use runtime::access::{Access, InternalToken};
+use runtime::access::{Access, InternalToken, Turns, in_turn};
 use runtime::amqp::Link;
 use runtime::db::{self, Migrations};
 use runtime::{Context, clock, http, service};
@@ -139,7 +139,8 @@ pub async fn start(context: Context, config: HealthConfig) -> anyhow::Result<Sta
     let link = Link::open(&context, &config.amqp, topology::events());
     let health = Health::new(pool, &config);
     let access = Access::with_core(&config.access, &config.core.url)?;
-    let routes = api::routes(&health);
+    let turns = Turns::on(config.database.max_connections);
+    let routes = in_turn(api::routes(&health), turns)?;
     let http = http::serve(&context, &config.http, &access, routes).await?;
     let worker = context.clone();
     let settings = Settings {

@@ -9,6 +9,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use axum::http::StatusCode;
+use runtime::access::Shares;
 use runtime::http::Problem;
 use shared_model::WorkspaceId;
 use shared_model::log::LogState;
@@ -24,7 +25,6 @@ use super::position::Position;
 use super::ring::{Entry, Ring};
 use super::several::Several;
 use crate::metrics;
-use crate::shares::Shares;
 
 /// Hands events to readers.
 #[derive(Debug)]

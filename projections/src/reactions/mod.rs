@@ -34,7 +34,7 @@ mod webhooks;
 
 use std::sync::Arc;
 
-use runtime::access::{Access, CoreAudit, InternalToken, audited};
+use runtime::access::{Access, CoreAudit, InternalToken, Turns, audited, in_turn};
 use runtime::amqp::Link;
 use runtime::db::{self, Migrations};
 use runtime::{Context, http, outbound};
@@ -93,7 +93,8 @@ pub async fn start(context: Context, config: ReactionsConfig) -> anyhow::Result<
     let routes = router().with_state(source);
     let access = Access::with_core(&config.access, &config.core.url)?;
     let audit = CoreAudit::new(&config.core.url, &InternalToken::of(&config.access))?;
-    let routes = audited(routes, Arc::new(audit))?;
+    let turns = Turns::on(config.database.max_connections);
+    let routes = in_turn(audited(routes, Arc::new(audit))?, turns)?;
     let http = http::serve(&context, &config.http, &access, routes).await?;
     let worker = context.clone();
     context.spawn("reactions", async move {

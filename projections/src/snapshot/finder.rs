@@ -82,13 +82,13 @@ impl Worker {
                 Ok(found) => {
                     for (reply, found) in replies.into_iter().zip(found) {
                         // Unless who asked has gone.
-                        let _ = reply.send(found);
+                        drop(reply.send(found));
                     }
                 }
                 Err(error) => {
                     let problem = Problem::from(error);
                     for reply in replies.into_iter().chain(self.waiting()) {
-                        let _ = reply.send(Err(problem.clone()));
+                        drop(reply.send(Err(problem.clone())));
                     }
                 }
             }

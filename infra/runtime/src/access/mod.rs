@@ -20,8 +20,10 @@ mod metrics;
 mod principal;
 mod refusal;
 mod rule;
+mod shares;
 #[cfg(test)]
 mod tests;
+mod turns;
 
 use std::sync::Arc;
 
@@ -35,6 +37,8 @@ pub use keys::{ApiKey, KeyCheck, KeyGrant, KeySource, NoApiKey, NoKeys};
 pub use principal::{Kind, Principal, Scope, UnknownScope, Workspaces};
 pub(crate) use refusal::Refusal;
 pub use rule::{NoScope, Rule, Rules, SCHEME};
+pub use shares::Shares;
+pub use turns::{TURN_LIMIT, Turn, Turns, in_turn};
 
 use jwt::Tokens;
 use key_cache::KeyCache;

@@ -13,13 +13,13 @@ use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::stream;
-use runtime::access::Principal;
+use runtime::access::{Principal, TURN_LIMIT};
 use runtime::http::{Path, Problem, Query};
 use serde::Serialize;
 use shared_model::{VehicleId, WorkspaceId};
 
 use super::list::FieldsQuery;
-use super::{Api, LONG_TURN_LIMIT, TURN_LIMIT, only_known};
+use super::{Api, LONG_TURN_LIMIT, only_known};
 use crate::api;
 use crate::snapshot::fields::Fields;
 use crate::snapshot::filter::{Filter, FilterQuery};

@@ -4,13 +4,13 @@ use axum::extract::{FromRequestParts, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
-use runtime::access::Principal;
+use runtime::access::{Principal, TURN_LIMIT};
 use runtime::http::{PageSize, Path, Problem, Query};
 use serde::{Deserialize, Serialize};
 use shared_model::WorkspaceId;
 use utoipa::{IntoParams, ToSchema};
 
-use super::{Api, TURN_LIMIT, only_known};
+use super::{Api, only_known};
 use crate::api;
 use crate::snapshot::answer::VehicleSnapshot;
 use crate::snapshot::fields::{FieldName, Fields};

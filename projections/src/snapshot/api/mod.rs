@@ -11,14 +11,12 @@ mod one;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::http::StatusCode;
 use chrono::{DateTime, Utc};
-use runtime::access::Principal;
+use runtime::access::{Principal, Shares, Turns};
 use runtime::clock;
 use runtime::http::Problem;
 use shared_model::{VehicleId, WorkspaceId};
 use sqlx::PgPool;
-use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -32,10 +30,7 @@ use super::fold::Snapshot;
 use super::store::view;
 use super::waits::Waits;
 use crate::health::LimitsByProvider;
-use crate::shares::Shares;
 
-/// How long a list waits for its turn.
-const TURN_LIMIT: Duration = Duration::from_secs(3);
 /// How long a download that is under way waits for its turn: to begin it anew costs more. Who passes it on
 /// gives up after 30 s in which nothing comes.
 const LONG_TURN_LIMIT: Duration = Duration::from_secs(20);
@@ -72,14 +67,13 @@ impl Api {
         waits: Waits,
         stopping: CancellationToken,
     ) -> Self {
-        let lists = usize::try_from(connections / 2).unwrap_or(1).max(1);
         Self {
             pool,
             finder,
             limits: Arc::new(limits),
             waits,
             own_waits: Shares::of_size(OWN_WAITS),
-            lists: Turns::new(lists),
+            lists: Turns::on(connections),
             stopping,
         }
     }
@@ -118,40 +112,6 @@ impl Api {
     }
 }
 
-/// Who reads a list now. One principal has at most half of the places, and waits for them among its own.
-#[derive(Debug, Clone)]
-struct Turns {
-    all: Arc<Semaphore>,
-    own: Shares,
-}
-
-/// The permits to read a list.
-type Turn = (OwnedSemaphorePermit, OwnedSemaphorePermit);
-
-impl Turns {
-    /// So many lists are read at once.
-    fn new(lists: usize) -> Self {
-        Self {
-            all: Arc::new(Semaphore::new(lists)),
-            own: Shares::of_size(lists.div_ceil(2)),
-        }
-    }
-
-    /// The turn of `principal`, if it comes soon enough.
-    async fn turn(&self, principal: &str, patience: Duration) -> Result<Turn, Problem> {
-        let turn = async {
-            let own = self.own.of(principal).acquire_owned().await?;
-            Ok::<_, AcquireError>((own, Arc::clone(&self.all).acquire_owned().await?))
-        };
-        let Ok(Ok(turn)) = tokio::time::timeout(patience, turn).await else {
-            let detail = "too many lists are being read; try again, or ask for less at a time";
-            let status = StatusCode::SERVICE_UNAVAILABLE;
-            return Err(Problem::new(status, "busy", detail));
-        };
-        Ok(turn)
-    }
-}
-
 /// Refuses a query with a parameter that is not among `known`.
 fn only_known(query: &[(String, String)], known: &[&[&str]]) -> Result<(), Problem> {
     let known = || known.iter().copied().flatten();
@@ -171,37 +131,11 @@ mod tests {
     use utoipa::openapi::path::ParameterIn;
 
     use super::list::{FieldsQuery, PageQuery};
-    use super::*;
     use crate::snapshot::filter::FilterQuery;
 
     fn described<P: IntoParams>() -> Vec<String> {
         let described = P::into_params(|| Some(ParameterIn::Query));
         described.into_iter().map(|of| of.name).collect()
-    }
-
-    #[tokio::test]
-    async fn a_turn_is_waited_for_as_long_as_said() {
-        let lists = Turns::new(1);
-        let first = lists.turn("a", Duration::ZERO).await.unwrap();
-        let refused = lists.turn("b", Duration::from_millis(5)).await;
-        let refused = refused.unwrap_err();
-        assert_eq!(refused.kind, "urn:headrace:problem:busy");
-        let release = async {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-            drop(first);
-        };
-        let patient = lists.turn("b", LONG_TURN_LIMIT);
-        let (patient, ()) = tokio::join!(patient, release);
-        assert!(patient.is_ok());
-    }
-
-    #[tokio::test]
-    async fn who_reads_many_lists_leaves_others_their_turn() {
-        let lists = Turns::new(4);
-        let own = async || lists.turn("a", Duration::from_millis(5)).await;
-        let (_one, _two) = (own().await.unwrap(), own().await.unwrap());
-        assert_eq!(own().await.unwrap_err().status, 503);
-        assert!(lists.turn("b", Duration::from_millis(5)).await.is_ok());
     }
 
     #[test]

@@ -7,14 +7,15 @@ use tokio::sync::Semaphore;
 
 /// A share for each principal, all of one size; clones share them.
 #[derive(Debug, Clone)]
-pub(crate) struct Shares {
+pub struct Shares {
     size: usize,
     by_principal: Arc<Mutex<HashMap<String, Weak<Semaphore>>>>,
 }
 
 impl Shares {
     /// Shares of `size` permits each.
-    pub(crate) fn of_size(size: usize) -> Self {
+    #[must_use]
+    pub fn of_size(size: usize) -> Self {
         Self {
             size: size.min(Semaphore::MAX_PERMITS),
             by_principal: Arc::default(),
@@ -22,7 +23,8 @@ impl Shares {
     }
 
     /// The share of `principal`. It is remembered for as long as somebody has it, or a permit of it.
-    pub(crate) fn of(&self, principal: &str) -> Arc<Semaphore> {
+    #[must_use]
+    pub fn of(&self, principal: &str) -> Arc<Semaphore> {
         let mut shares = self
             .by_principal
             .lock()
@@ -51,7 +53,7 @@ mod tests {
         drop(one);
         assert!(shares.of("a").try_acquire_owned().is_ok());
         drop(two);
-        shares.of("c");
+        drop(shares.of("c"));
         assert_eq!(shares.by_principal.lock().unwrap().len(), 1);
     }
 }
