@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use headrace::services::Service;
 use serde_json::{Value, json};
+use shared_model::ConnectionId;
 use tests::described::{Asked, Described};
 use tests::frames::frame;
 use tests::harness::{Options, World, envelopes, eventually};
@@ -199,21 +200,36 @@ async fn frames(core: &Described, world: &World, push: &str) {
     let judged = core.succeeds(world, get("listVerdicts", path)).await;
     assert!(judged["items"].as_array().unwrap().len() >= 5, "{judged}");
 
-    let base = "/v1/workspaces/w/parked";
+    // Of a connection that there is not, so that it is nobody's.
+    let stray = ConnectionId(runtime::clock::new_id());
+    world.send(&envelopes("w", stray, &bodies[..2])).await;
+    let nobodys = || async { world.get("/v1/parked").await.1["items"][1].clone() };
+    eventually(SOON, "what is nobody's", nobodys, Value::is_object).await;
+    parked(core, world, "Parked", "/v1/workspaces/w/parked", push).await;
+    let stray = stray.to_string();
+    parked(core, world, "UnattributedParked", "/v1/parked", &stray).await;
+}
+
+/// Parked frames at `base`, whose operations end in `what`.
+async fn parked(core: &Described, world: &World, what: &str, base: &str, connection: &str) {
     let query = format!(
-        "{base}?limit=2&after=0&provider=viriciti&connection={push}&from=2000-01-01T00:00:00Z&to=9999-12-31T23:59:59Z"
+        "{base}?limit=1&after=0&provider=viriciti&connection={connection}&from=2000-01-01T00:00:00Z&to=9999-12-31T23:59:59Z"
     );
-    let page = core.succeeds(world, get("listParked", query)).await;
+    let page = core
+        .succeeds(world, get(&format!("list{what}"), query))
+        .await;
     assert!(page["next"].is_i64(), "{page}");
     let id = &page["items"][0]["id"];
-    core.succeeds(world, get("showParked", format!("{base}/{id}")))
+    core.succeeds(world, get(&format!("show{what}"), format!("{base}/{id}")))
         .await;
-    for (operation, verb) in [("replayParked", "replay"), ("discardParked", "discard")] {
+    let reason = &page["items"][0]["reason"];
+    for verb in ["replay", "discard"] {
         for dry_run in [true, false] {
-            let body = json!({"filter": {"reason": "invalid_syntax", "id": id}, "dry_run": dry_run,
+            let body = json!({"filter": {"reason": reason, "id": id}, "dry_run": dry_run,
                 "limit": 10, "after": null});
+            let operation = format!("{verb}{what}");
             let outcome = core
-                .succeeds(world, order(operation, format!("{base}/{verb}"), body))
+                .succeeds(world, order(&operation, format!("{base}/{verb}"), body))
                 .await;
             assert_eq!(outcome["frames"], 1, "{operation}: {outcome}");
         }

@@ -54,6 +54,15 @@ pub struct AtParked {
     pub id: i64,
 }
 
+/// A parked frame that belongs to no workspace.
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Path)]
+pub struct AtUnattributed {
+    /// The parked frame's id.
+    #[param(minimum = 0, maximum = 9e15)]
+    pub id: i64,
+}
+
 /// A dead event.
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Path)]

@@ -1,18 +1,17 @@
 //! Parked frames: listed, shown, discarded and replayed.
 //!
-//! A workspace's are reachable for it; those that belong to none, for operators, at the internal API.
+//! A workspace's are reachable for it; those that belong to none, for who operates the installation.
 
 mod view;
 mod work;
 
 use axum::extract::State;
-use axum::routing::{get, post};
 use runtime::http::{Json, Path, Problem, Query};
 use sqlx::PgPool;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::params::{AtParked, InWorkspace};
+use super::params::{AtParked, AtUnattributed, InWorkspace};
 use crate::config::{AcceptanceConfig, ParkedConfig};
 use crate::store::parked::Scope;
 
@@ -40,16 +39,15 @@ pub fn routes(pool: PgPool, acceptance: AcceptanceConfig, parked: ParkedConfig) 
 
 /// The same without what their handlers share.
 pub fn router() -> OpenApiRouter<ParkedControl> {
-    const INTERNAL: &str = "/internal/v1/parked";
     OpenApiRouter::new()
         .routes(routes!(list))
         .routes(routes!(show))
         .routes(routes!(discard))
         .routes(routes!(replay))
-        .route(INTERNAL, get(list_unattributed))
-        .route(&format!("{INTERNAL}/{{id}}"), get(show_unattributed))
-        .route(&format!("{INTERNAL}/discard"), post(discard_unattributed))
-        .route(&format!("{INTERNAL}/replay"), post(replay_unattributed))
+        .routes(routes!(list_unattributed))
+        .routes(routes!(show_unattributed))
+        .routes(routes!(discard_unattributed))
+        .routes(routes!(replay_unattributed))
 }
 
 /// List a workspace's parked frames
@@ -72,6 +70,19 @@ async fn list(
         .await
 }
 
+/// List parked frames that belong to no workspace
+///
+/// Their envelopes name another workspace or provider than their connection's, or no connection that there is;
+/// or they could not be read at all.
+#[utoipa::path(
+    get,
+    path = "/v1/parked",
+    operation_id = "listUnattributedParked",
+    tag = "pipeline",
+    params(ParkedQuery),
+    responses((status = 200, description = "A page of parked frames, oldest first.", body = ParkedPage)),
+    security(("credential" = ["operate"]))
+)]
 async fn list_unattributed(
     State(control): State<ParkedControl>,
     Query(query): Query<ParkedQuery>,
@@ -97,9 +108,19 @@ async fn show(
     control.show(&scope, at.id).await
 }
 
+/// Show a parked frame that belongs to no workspace, with its content
+#[utoipa::path(
+    get,
+    path = "/v1/parked/{id}",
+    operation_id = "showUnattributedParked",
+    tag = "pipeline",
+    params(AtUnattributed),
+    responses((status = 200, description = "The frame.", body = WholeParkedFrame)),
+    security(("credential" = ["operate"]))
+)]
 async fn show_unattributed(
     State(control): State<ParkedControl>,
-    Path(id): Path<i64>,
+    Path(AtUnattributed { id }): Path<AtUnattributed>,
 ) -> Result<axum::Json<WholeParkedFrame>, Problem> {
     control.show(&Scope::Unattributed, id).await
 }
@@ -124,6 +145,16 @@ async fn discard(
     control.discard(&scope, order).await
 }
 
+/// Discard the parked frames of no workspace that a filter names
+#[utoipa::path(
+    post,
+    path = "/v1/parked/discard",
+    operation_id = "discardUnattributedParked",
+    tag = "pipeline",
+    request_body = ParkedOrder,
+    responses((status = 200, description = "How many were, or would be.", body = ParkedOutcome)),
+    security(("credential" = ["operate"]))
+)]
 async fn discard_unattributed(
     State(control): State<ParkedControl>,
     Json(order): Json<ParkedOrder>,
@@ -154,6 +185,18 @@ async fn replay(
     control.replay(&scope, order).await
 }
 
+/// Replay the parked frames of no workspace that a filter names
+///
+/// Whom each belongs to is found out once more, so none gets into a workspace that is not its connection's.
+#[utoipa::path(
+    post,
+    path = "/v1/parked/replay",
+    operation_id = "replayUnattributedParked",
+    tag = "pipeline",
+    request_body = ParkedOrder,
+    responses((status = 200, description = "What became, or would become, of them.", body = ParkedOutcome)),
+    security(("credential" = ["operate"]))
+)]
 async fn replay_unattributed(
     State(control): State<ParkedControl>,
     Json(order): Json<ParkedOrder>,
