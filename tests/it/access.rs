@@ -19,6 +19,10 @@ const NOTHING: &str = "01890a5d-ac96-774b-bcce-b302099a8057";
 /// A vehicle whose name no answer may have by chance.
 const VEHICLE: &str = "canary-0815";
 
+/// The names of things that are there, by the parameters of paths that stand for them; `{id}` with what
+/// comes before it.
+type Things = BTreeMap<&'static str, String>;
+
 /// An operation of the description.
 #[derive(Debug, Clone)]
 struct Operation {
@@ -40,10 +44,11 @@ impl Operation {
     }
 
     /// The path in `workspace` with the names of things that are there.
-    fn filled(&self, workspace: &str, things: &BTreeMap<&str, String>) -> String {
+    fn filled(&self, workspace: &str, things: &Things) -> String {
         let mut path = self.path.replace("{workspace}", workspace);
-        for (name, value) in things {
-            path = path.replace(&format!("{{{name}}}"), value);
+        for (parameter, name) in things {
+            let start = parameter.find('{').unwrap();
+            path = path.replace(parameter, &format!("{}{name}", &parameter[..start]));
         }
         while let Some(start) = path.find('{') {
             let end = path[start..].find('}').unwrap() + start;
@@ -111,10 +116,8 @@ async fn credentials(
     ]
 }
 
-/// The world, and what is in its workspace `w`, by the names of path parameters.
-pub async fn world(
-    further: &[(&'static str, &'static str)],
-) -> (World, BTreeMap<&'static str, String>) {
+/// The world, and what is in its workspace `w`.
+pub async fn world(further: &[(&'static str, &'static str)]) -> (World, Things) {
     let mut settings = vec![
         ("webhooks.allow_http", "true"),
         ("webhooks.allow_private", "true"),
@@ -144,15 +147,48 @@ pub async fn world(
         let known = || async { world.get(&path).await.1["items"][0].clone() };
         eventually(SOON, "the vehicle", known, Value::is_object).await;
     }
+    let key = json!({"name": "canary", "scopes": ["read"]});
+    let key = post(&world, &world.url("/v1/workspaces/w/api-keys"), &key).await;
+    let (dead, incident) = (dead_event(&world).await, incident(&world).await);
     let things = BTreeMap::from([
-        ("vehicle", VEHICLE.to_owned()),
-        ("connection", connection.to_string()),
-        ("webhook", webhook),
-        ("delivery", delivery["id"].as_str().unwrap().to_owned()),
-        ("id", parked["id"].to_string()),
-        ("name", "nobody".to_owned()),
+        ("{vehicle}", VEHICLE.to_owned()),
+        ("{connection}", connection.to_string()),
+        ("{webhook}", webhook),
+        ("{delivery}", delivery["id"].as_str().unwrap().to_owned()),
+        ("/parked/{id}", parked["id"].to_string()),
+        ("/api-keys/{id}", key["id"].as_str().unwrap().to_owned()),
+        ("/dead-events/{id}", dead),
+        ("{incident}", incident),
     ]);
     (world, things)
+}
+
+/// An event of the workspace `w` that was given up on.
+async fn dead_event(world: &World) -> String {
+    sqlx::query(
+        "INSERT INTO core.event_dead (shard, log_offset, subject_key, workspace, event_type, logged_at, data,
+             blocked_at, attempts, reason)
+         VALUES (3, 4711000815, 'canary', 'w', 'vehicle.registered', now(), '{}', now(), 8, 'canary-4711')",
+    )
+    .execute(&world.pool)
+    .await
+    .unwrap();
+    "3:4711000815".to_owned()
+}
+
+/// An outage in the workspace `w`.
+async fn incident(world: &World) -> String {
+    let incident = runtime::clock::new_id();
+    sqlx::query(
+        "INSERT INTO health.incident (incident, workspace, connection, provider, reason, opened_at, closed_at,
+             vehicles)
+         VALUES ($1, 'w', gen_random_uuid(), 'viriciti', 'refused', now(), now(), 1)",
+    )
+    .bind(incident)
+    .execute(&world.pool)
+    .await
+    .unwrap();
+    incident.to_string()
 }
 
 async fn post(world: &World, url: &str, body: &Value) -> Value {
@@ -197,6 +233,11 @@ async fn every_operation_asks_who_it_is_and_whether_they_may() {
     }
     let never: Vec<_> = things.values().filter(|name| name.len() > 8).collect();
     let operations = operations();
+    for operation in &operations {
+        let path = operation.filled("w", &things);
+        let of_one = path.contains(NOTHING) && operation.path.contains("{workspace}");
+        assert!(!of_one, "nothing is there for {}", operation.path);
+    }
     for operation in &operations {
         let path = operation.filled("w", &things);
         let (of_nowhere, nothing) = (

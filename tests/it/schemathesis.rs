@@ -99,7 +99,7 @@ async fn every_answer_is_as_described() {
     // Otherwise hardly anything would be found that is there.
     let parameters = format!(
         "[parameters]\n\"path.workspace\" = \"w\"\n\"path.vehicle\" = \"{}\"\n",
-        things["vehicle"]
+        things["{vehicle}"]
     );
     std::fs::write(&config, parameters).unwrap();
     let at_most = std::env::var("HEADRACE_TEST_SCHEMATHESIS_SECONDS");
