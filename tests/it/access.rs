@@ -25,7 +25,7 @@ type Things = BTreeMap<&'static str, String>;
 
 /// An operation of the description.
 #[derive(Debug, Clone)]
-struct Operation {
+pub struct Operation {
     method: Method,
     path: String,
     service: Service,
@@ -59,7 +59,7 @@ impl Operation {
 }
 
 /// The descriptions of all services, each with the service.
-fn descriptions() -> Vec<(Service, Value)> {
+pub fn descriptions() -> Vec<(Service, Value)> {
     let value = |description| serde_json::to_value(description).unwrap();
     vec![
         (
@@ -82,7 +82,7 @@ fn descriptions() -> Vec<(Service, Value)> {
     ]
 }
 
-fn operations() -> Vec<Operation> {
+pub fn operations() -> Vec<Operation> {
     let mut found = Vec::new();
     for (service, description) in descriptions() {
         for (path, item) in description["paths"].as_object().unwrap() {
