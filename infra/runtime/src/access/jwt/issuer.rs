@@ -15,7 +15,7 @@ use tokio::sync::{Mutex, OnceCell};
 use tokio::time::Instant;
 
 use super::JwtConfig;
-use super::key_set::{Key, KeySet};
+use super::key_set::{Key, KeyName, KeySet};
 use crate::access::metrics;
 use crate::outbound;
 
@@ -24,6 +24,8 @@ const TRY_AGAIN: Duration = Duration::from_secs(10);
 /// How long keys count on while the URL is away.
 const KEEP: Duration = Duration::from_hours(24);
 const FETCH_LIMIT: Duration = Duration::from_secs(5);
+/// How long a token whose key is known waits for a fetch that may take it back.
+const IF_KNOWN: Duration = Duration::from_millis(500);
 /// Sets have a few thousand bytes.
 const MOST_BYTES: usize = 512 * 1024;
 
@@ -66,10 +68,10 @@ enum Step {
 }
 
 impl Known {
-    /// What to do at `now` for the key `kid`.
+    /// What to do at `now` for the key `name`.
     fn step(
         &self,
-        kid: Option<&str>,
+        name: KeyName<'_>,
         refresh: Duration,
         try_again: Duration,
         now: Instant,
@@ -77,7 +79,7 @@ impl Known {
         let due = |at: Instant, after| now.saturating_duration_since(at) >= after;
         let may_fetch = self.tried_at.is_none_or(|at| due(at, try_again));
         let fresh = self.keys.as_ref().is_some_and(|(_, at)| !due(*at, refresh));
-        match self.find(kid, now) {
+        match self.find(name, now) {
             Ok(key) if fresh || !may_fetch => Step::Use(key),
             _ if may_fetch => Step::Fetch,
             Ok(key) => Step::Use(key),
@@ -85,13 +87,13 @@ impl Known {
         }
     }
 
-    /// The key `kid`, as it was read last.
-    fn find(&self, kid: Option<&str>, now: Instant) -> Result<Arc<Key>, NoKey> {
+    /// The key `name`, as it was read last.
+    fn find(&self, name: KeyName<'_>, now: Instant) -> Result<Arc<Key>, NoKey> {
         let (keys, at) = self.keys.as_ref().ok_or(NoKey::Away)?;
         if now.saturating_duration_since(*at) >= KEEP {
             return Err(NoKey::Away);
         }
-        keys.find(kid).cloned().ok_or(NoKey::Unknown)
+        keys.find(name).cloned().ok_or(NoKey::Unknown)
     }
 }
 
@@ -113,9 +115,10 @@ impl Issuer {
         Self { try_again, ..self }
     }
 
-    /// The key that a token with `kid` is signed with.
-    pub(super) async fn key(self: &Arc<Self>, kid: Option<&str>) -> Result<Arc<Key>, NoKey> {
-        match self.step(kid) {
+    /// The key that a token is signed with whose header says `name`.
+    pub(super) async fn key(self: &Arc<Self>, name: KeyName<'_>) -> Result<Arc<Key>, NoKey> {
+        let known = || self.known().find(name, Instant::now());
+        match self.step(name) {
             Step::Use(key) => return Ok(key),
             Step::Refuse(error) => {
                 // The fetch that is under way may bring it.
@@ -126,7 +129,7 @@ impl Issuer {
             Step::Fetch => {
                 // Who can go on with what is known need not wait for a fetch that is under way.
                 if self.fetching.try_lock().is_err()
-                    && let Ok(key) = self.known().find(kid, Instant::now())
+                    && let Ok(key) = known()
                 {
                     return Ok(key);
                 }
@@ -134,14 +137,15 @@ impl Issuer {
         }
         // A task of its own: the fetch must not end because who asked first goes away.
         let fetch = tokio::spawn(Arc::clone(self).fetch_if_due());
-        // A fetch that panicked has changed nothing.
-        fetch.await.unwrap_or_default();
-        self.known().find(kid, Instant::now())
+        let patience = known().map_or(Duration::MAX, |_| IF_KNOWN);
+        // A fetch that panicked has changed nothing; one that takes longer goes on.
+        drop(tokio::time::timeout(patience, fetch).await);
+        known()
     }
 
-    fn step(&self, kid: Option<&str>) -> Step {
+    fn step(&self, name: KeyName<'_>) -> Step {
         let (refresh, now) = (self.config.refresh, Instant::now());
-        self.known().step(kid, refresh, self.try_again, now)
+        self.known().step(name, refresh, self.try_again, now)
     }
 
     fn known(&self) -> Known {

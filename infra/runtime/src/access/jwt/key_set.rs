@@ -24,6 +24,13 @@ pub(super) struct Key {
     pub(super) key: DecodingKey,
 }
 
+/// What a token's header says of its key.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct KeyName<'a> {
+    pub(super) kid: Option<&'a str>,
+    pub(super) algorithm: Algorithm,
+}
+
 /// The keys of an issuer.
 #[derive(Debug, Clone, Default)]
 pub(super) struct KeySet(Vec<(Option<String>, Arc<Key>)>);
@@ -56,12 +63,16 @@ impl KeySet {
         Ok(Self(keys))
     }
 
-    /// The key that a token with `kid` names. A token may name none where there is but one.
-    pub(super) fn find(&self, kid: Option<&str>) -> Option<&Arc<Key>> {
-        match (kid, self.0.as_slice()) {
+    /// The key that a token's header names. It may name none where there is but one. Keys of different kinds
+    /// may have one `kid`; what they are for stays theirs to say.
+    pub(super) fn find(&self, name: KeyName<'_>) -> Option<&Arc<Key>> {
+        match (name.kid, self.0.as_slice()) {
             (Some(kid), keys) => {
-                let mut named = keys.iter().filter(|(id, _)| id.as_deref() == Some(kid));
-                named.next().map(|(_, key)| key)
+                let named = keys.iter().filter(|(id, _)| id.as_deref() == Some(kid));
+                let named = named.map(|(_, key)| key);
+                // That of another algorithm tells what is wrong with the token.
+                let fitting = named.clone().find(|key| key.algorithm == name.algorithm);
+                fitting.or_else(|| named.clone().next())
             }
             (None, [(_, only)]) => Some(only),
             (None, _) => None,
@@ -124,10 +135,24 @@ mod tests {
         let p256 = json!({"kty": "EC", "crv": "P-256", "kid": "two", "x": point, "y": point});
         let keys = read(&json!([rsa(2048), p256])).unwrap();
         assert_eq!(keys.len(), 2);
-        assert_eq!(keys.find(Some("one")).unwrap().algorithm, Algorithm::RS256);
-        assert_eq!(keys.find(Some("two")).unwrap().algorithm, Algorithm::ES256);
-        assert!(keys.find(Some("three")).is_none() && keys.find(None).is_none());
-        assert!(read(&json!([p256])).unwrap().find(None).is_some());
+        let found = |keys: &KeySet, kid, algorithm| {
+            let key = keys.find(KeyName { kid, algorithm });
+            key.map(|key| key.algorithm)
+        };
+        let (rs256, es256) = (Algorithm::RS256, Algorithm::ES256);
+        for asked in [rs256, es256, Algorithm::HS256] {
+            assert_eq!(found(&keys, Some("one"), asked), Some(rs256));
+            assert_eq!(found(&keys, Some("two"), asked), Some(es256));
+            assert_eq!(found(&keys, Some("three"), asked), None);
+            assert_eq!(found(&keys, None, asked), None);
+            let only = read(&json!([p256])).unwrap();
+            assert_eq!(found(&only, None, asked), Some(es256));
+        }
+        let namesakes = read(&json!([rsa(2048), with(p256, "kid", &json!("one"))])).unwrap();
+        for algorithm in [rs256, es256] {
+            let key = found(&namesakes, Some("one"), algorithm);
+            assert_eq!(key, Some(algorithm));
+        }
     }
 
     #[test]

@@ -28,7 +28,7 @@ use super::{Principal, Refusal};
 use crate::clock;
 use claims::Claims;
 use issuer::{Issuer, NoKey};
-use key_set::Key;
+use key_set::{Key, KeyName};
 
 /// How many verified tokens are remembered, and for how long.
 const MOST: u64 = 10_000;
@@ -53,6 +53,15 @@ struct Verified {
     /// In seconds since 1970.
     expires_at: f64,
     principal: Principal,
+}
+
+impl Verified {
+    fn key_name(&self) -> KeyName<'_> {
+        KeyName {
+            kid: self.kid.as_deref(),
+            algorithm: self.key.algorithm,
+        }
+    }
 }
 
 /// Whether a credential has the three parts of a signed token.
@@ -91,7 +100,7 @@ impl Tokens {
         let digest = digest(token);
         if let Some(known) = self.verified.get(&digest).await {
             // Keys that were read anew are other ones, and the token is verified anew.
-            let key = self.key(known.kid.as_deref()).await?;
+            let key = self.key(known.key_name()).await?;
             if Arc::ptr_eq(&key, &known.key) && !self.has_expired(known.expires_at) {
                 return Ok(known.principal.clone());
             }
@@ -110,7 +119,11 @@ impl Tokens {
                 "its header asks for extensions that are not understood here",
             ));
         }
-        let key = self.key(header.kid.as_deref()).await?;
+        let name = KeyName {
+            kid: header.kid.as_deref(),
+            algorithm: header.alg,
+        };
+        let key = self.key(name).await?;
         let validation = Validation {
             algorithms: vec![key.algorithm],
             ..self.validation.clone()
@@ -126,10 +139,10 @@ impl Tokens {
         })
     }
 
-    async fn key(&self, kid: Option<&str>) -> Result<Arc<Key>, Refusal> {
-        self.issuer.key(kid).await.map_err(|error| match error {
+    async fn key(&self, name: KeyName<'_>) -> Result<Arc<Key>, Refusal> {
+        self.issuer.key(name).await.map_err(|error| match error {
             NoKey::Away => Refusal::unverifiable("the issuer of tokens"),
-            NoKey::Unknown if kid.is_none() => {
+            NoKey::Unknown if name.kid.is_none() => {
                 invalid("its header names no key (`kid`), and its issuer has several")
             }
             NoKey::Unknown => invalid("it is signed with a key that its issuer does not publish"),

@@ -1,6 +1,6 @@
 //! An issuer for tests, which publishes its keys over HTTP as real ones do.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
@@ -91,6 +91,7 @@ pub(in crate::access) fn good() -> Value {
 pub(in crate::access) struct Published {
     keys: Mutex<Vec<Value>>,
     away: Mutex<Option<Response>>,
+    hangs: AtomicBool,
     reads: AtomicUsize,
 }
 
@@ -104,6 +105,11 @@ impl Published {
         self.reads.load(Ordering::SeqCst)
     }
 
+    /// Answers nothing from now on.
+    pub(in crate::access) fn hang(&self) {
+        self.hangs.store(true, Ordering::SeqCst);
+    }
+
     /// Answers so to the next request.
     pub(in crate::access) fn answer_once(&self, answer: impl IntoResponse) {
         *self.away.lock().unwrap() = Some(answer.into_response());
@@ -112,6 +118,9 @@ impl Published {
 
 async fn answer(State(published): State<Arc<Published>>) -> Response {
     published.reads.fetch_add(1, Ordering::SeqCst);
+    if published.hangs.load(Ordering::SeqCst) {
+        std::future::pending::<()>().await;
+    }
     if let Some(answer) = published.away.lock().unwrap().take() {
         return answer;
     }

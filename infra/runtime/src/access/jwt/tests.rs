@@ -1,5 +1,7 @@
 //! Tokens against an issuer that publishes its keys over HTTP, as real ones do.
 
+use std::time::Instant;
+
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
@@ -268,6 +270,20 @@ async fn keys_count_on_while_the_issuer_is_away() {
         tokens.principal(&token).await.unwrap();
         assert_eq!(published.reads(), reads + 1);
     }
+}
+
+#[tokio::test]
+async fn an_issuer_that_does_not_answer_holds_no_token_whose_key_is_known() {
+    let signer = Signer::p256("one");
+    let (published, tokens) = issuer(&[&signer], NO_WAIT, NO_WAIT).await;
+    let token = signer.sign(&good());
+    tokens.principal(&token).await.unwrap();
+    published.hang();
+    let begun = Instant::now();
+    tokens.principal(&token).await.unwrap();
+    // A fetch is given up after 5 s.
+    assert!(begun.elapsed() < Duration::from_secs(4));
+    assert_eq!(published.reads(), 2);
 }
 
 #[tokio::test]
