@@ -74,6 +74,28 @@ async fn only_a_key_that_is_accepted_leads_in_and_it_is_kept_out_of_the_address(
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_cannot_be_let_in_with_a_key_may_enter_another() {
+    let fake = Fake::start([vehicle("bus-1", "fresh", 50.0, 52.0, 5.0)]).await;
+    let driven = Driven::open(&fake.url).await;
+    let follow = async |key: &str| {
+        let link = json!(format!("{}/#key={key}&workspace=demo", fake.url));
+        driven.evaluate(&format!("location.href = {link}")).await;
+    };
+    follow("hr_%C3%A9").await;
+    driven.shows("That is no key").await;
+    assert_eq!(driven.evaluate("sessionStorage.length").await, 0);
+    fake.refuse(503);
+    follow(KEY).await;
+    driven.shows("Waiting for Headrace").await;
+    driven.click("#sign-out").await;
+    driven.until("document.activeElement?.id === 'key'").await;
+    fake.refuse(200);
+    driven.sign_in(KEY).await;
+    driven.shows("bus-1").await;
+    driven.close(&["503"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn among_ten_thousand_vehicles_one_is_found_and_few_rows_are_there() {
     let fake = Fake::start(large(10_000)).await;
     let driven = Driven::signed_in(&fake.url, KEY).await;

@@ -5,8 +5,8 @@ import { el, write } from "./dom.js";
 import { fleet } from "./fleet.js";
 import { Live } from "./live.js";
 import { pipeline } from "./pipeline.js";
-import { forget, keptKey, open, takeFromAddress } from "./session.js";
-import { chooseWorkspace, signIn } from "./signin.js";
+import { canBeKey, forget, keptKey, open, takeFromAddress } from "./session.js";
+import { NO_KEY, chooseWorkspace, signIn } from "./signin.js";
 import { Store } from "./store.js";
 import { vehicle } from "./vehicle.js";
 
@@ -41,6 +41,7 @@ const RESUME = 3_000;
 let page = null;
 let notice = null;
 let first = null;
+let retry;
 
 /** Tells that something could not be shown; signs out where the key is the reason. */
 function failed(error) {
@@ -221,20 +222,35 @@ addEventListener("online", () => app.store?.load().then(worked, failed));
 addEventListener("offline", () => app.live && failed({ status: 0 }));
 setInterval(() => page?.tick?.(), 1000);
 
+/** Says why nothing can be shown yet, and tries again. */
+function wait(reason) {
+  if (page?.waitsFor !== reason) {
+    const element = el("section", { class: "card" }, el("h1", { tabindex: "-1" }, "Waiting for Headrace"), el("p", null, reason));
+    show({ title: "Waiting", waitsFor: reason, element, stop: () => clearTimeout(retry) });
+  }
+  parts["sign-out"].hidden = false;
+  retry = setTimeout(resume, RESUME);
+}
+
 /** Goes on with the key that is kept. */
 async function resume() {
   close();
   app.session = null;
   const key = keptKey();
   let reason;
-  if (key) {
+  if (key && !canBeKey(key)) {
+    forget();
+    reason = NO_KEY;
+  } else if (key) {
     try {
-      app.session = await open(key);
+      const session = await open(key);
+      if (keptKey() !== key) return;
+      app.session = session;
       if (app.session.workspace) begin();
     } catch (error) {
-      if (error.status !== 401) {
-        show({ title: "Waiting", element: el("section", { class: "card" }, el("h1", { tabindex: "-1" }, "Waiting for Headrace"), el("p", null, explain(error))) });
-        setTimeout(resume, RESUME);
+      if (keptKey() !== key) return;
+      if (![400, 401].includes(error.status)) {
+        wait(explain(error));
         return;
       }
       forget();

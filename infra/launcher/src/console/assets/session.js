@@ -34,6 +34,9 @@ export function takeFromAddress() {
   }
 }
 
+/** Whether a text can be sent as a key at all. */
+export const canBeKey = (text) => /^[\x21-\x7e]+$/.test(text);
+
 /** The key that is kept, or null. */
 export const keptKey = () => storage.get(KEY);
 

@@ -2,7 +2,10 @@
 
 import { explain } from "./api.js";
 import { el, write } from "./dom.js";
-import { open } from "./session.js";
+import { canBeKey, open } from "./session.js";
+
+/** What is said of a key that cannot be sent. */
+export const NO_KEY = "That is no key: it has only letters, digits and signs, and no spaces.";
 
 function form(id, { title, lead, label, hint, type, action, submit }) {
   const error = el("p", { class: "field-error", id: `${id}-error`, role: "alert" });
@@ -45,7 +48,7 @@ export function signIn(done, reason) {
     action: "Sign in",
     submit: async (key) => {
       try {
-        if (!/^[\x21-\x7e]+$/.test(key)) return "That is no key: it has only letters, digits and signs, and no spaces.";
+        if (!canBeKey(key)) return NO_KEY;
         done(await open(key));
         return null;
       } catch (error) {
