@@ -136,6 +136,37 @@ async fn a_key_that_is_revoked_or_has_expired_opens_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_workspace_makes_a_hundred_keys_that_count() {
+    let world = World::with(Options::core_only()).await;
+    let manager = world.key(&["depot"], &[Scope::Read, Scope::Manage]).await;
+    // The first two count no more, and one is another workspace's.
+    sqlx::query(
+        "INSERT INTO core.api_key
+             (id, digest, name, workspaces, scopes, created_at, created_by, expires_at, revoked_at)
+         SELECT lpad(to_hex(n), 16, '0'), 'none', 'k', ARRAY[CASE n WHEN 3 THEN 'harbour' ELSE 'depot' END],
+             ARRAY['read'], now(), 'test', CASE n WHEN 1 THEN now() END, CASE n WHEN 2 THEN now() END
+         FROM generate_series(1, 101) AS n",
+    )
+    .execute(&world.pool)
+    .await
+    .unwrap();
+    let order = || Some(json!({"name": "k", "scopes": ["read"]}));
+    let make = async || ask(&world, &manager, Method::POST, KEYS, order()).await;
+    assert_eq!(make().await.0, 201);
+    let (status, name, body) = make().await;
+    assert_eq!(
+        (status, name.as_str()),
+        (409, "too-many-api-keys"),
+        "{body}"
+    );
+    let one = format!("{KEYS}/{:016x}", 9);
+    let (status, ..) = ask(&world, &manager, Method::DELETE, &one, None).await;
+    assert_eq!(status, 204);
+    assert_eq!(make().await.0, 201);
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn nobody_makes_a_key_that_may_do_more_than_they_may() {
     let world = World::with(Options::core_only()).await;
     let manager = world.key(&["depot"], &[Scope::Read, Scope::Manage]).await;

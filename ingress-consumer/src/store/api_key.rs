@@ -173,6 +173,25 @@ pub async fn find(
     found.map(TryInto::try_into).transpose()
 }
 
+/// How many keys that count at `now` reach the workspace.
+pub async fn count_valid(
+    pg: &mut PgConnection,
+    workspace: &str,
+    now: DateTime<Utc>,
+) -> Result<i64, sqlx::Error> {
+    sqlx::query_scalar!(
+        r#"SELECT count(*) AS "count!"
+         FROM core.api_key
+         WHERE workspaces @> ARRAY[$1]
+           AND revoked_at IS NULL
+           AND (expires_at IS NULL OR expires_at > $2)"#,
+        workspace,
+        now,
+    )
+    .fetch_one(pg)
+    .await
+}
+
 /// Revokes the key called `id` for good; whether it was valid until now.
 pub async fn revoke(
     pg: &mut PgConnection,

@@ -12,6 +12,7 @@ use axum::response::{IntoResponse, Response};
 use runtime::access::{ApiKey, KeyCheck, KeyGrant, KeySource as _, Principal, Scope, Workspaces};
 use runtime::clock;
 use runtime::http::{Json, PageSize, Path, Problem, Query};
+use shared_model::WorkspaceId;
 use sqlx::PgPool;
 
 use crate::access::PgAccess;
@@ -20,6 +21,9 @@ use crate::store::api_key::{self, Which};
 
 use view::KeyQuery;
 pub use view::{ApiKeyPage, ApiKeyView, CreatedApiKey, NewApiKey, NewWideApiKey};
+
+/// How many keys that count a workspace may have, to make more for itself.
+const MOST_KEYS: i64 = 100;
 
 /// Makes a key as `principal` asks for it.
 pub async fn make(
@@ -126,6 +130,7 @@ pub(super) async fn create(
     Json(new): Json<NewApiKey>,
 ) -> Result<Response, Problem> {
     let workspace = at.workspace()?;
+    require_room(&pool, &workspace).await?;
     let new = NewWideApiKey {
         name: new.name,
         workspaces: BTreeSet::from([workspace.clone()]),
@@ -134,6 +139,25 @@ pub(super) async fn create(
     };
     let list = format!("/v1/workspaces/{workspace}/api-keys");
     Ok(created(make(&pool, &principal, new).await?, &list))
+}
+
+/// What a principal may ask is limited by key, so only who operates the installation makes as many as they
+/// like. Where several are made at once, there may be a few more.
+async fn require_room(pool: &PgPool, workspace: &WorkspaceId) -> Result<(), Problem> {
+    let mut pg = pool.acquire().await?;
+    let count = api_key::count_valid(&mut pg, workspace.as_str(), clock::now()).await?;
+    if count < MOST_KEYS {
+        return Ok(());
+    }
+    let detail = format!(
+        "workspace {workspace} has {count} keys that count, and may make none beyond {MOST_KEYS}; revoke \
+         those that nobody uses"
+    );
+    Err(Problem::new(
+        StatusCode::CONFLICT,
+        "too-many-api-keys",
+        detail,
+    ))
 }
 
 /// Show an API key of a workspace
