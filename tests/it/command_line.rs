@@ -1,11 +1,16 @@
 //! The commands that look at a running system: status, vehicles and tail.
 
-use headrace::services::Service;
-use serde_json::json;
-use tests::frames::frame;
-use tests::harness::{World, envelopes};
+use std::process::Stdio;
+use std::time::Duration;
 
-use crate::program::headrace;
+use headrace::services::Service;
+use serde_json::{Value, json};
+use tests::frames::frame;
+use tests::harness::{Options, World, envelopes};
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::process::Command;
+
+use crate::program::{self, headrace};
 
 fn now() -> i64 {
     runtime::clock::now().timestamp_millis()
@@ -50,10 +55,10 @@ async fn status_vehicles_and_tail_show_what_is_going_on() {
         for number in 0.. {
             let body = frame("bus-1", "odo", json!(number * 1000), now());
             world.send(&envelopes("w", connection, &[body])).await;
-            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+            tokio::time::sleep(Duration::from_millis(100)).await;
         }
     };
-    let limit = tokio::time::sleep(std::time::Duration::from_mins(1));
+    let limit = tokio::time::sleep(Duration::from_mins(1));
     tokio::select! {
         () = limit => panic!("the tail has not seen two events"),
         ran = follow => {
@@ -68,4 +73,50 @@ async fn status_vehicles_and_tail_show_what_is_going_on() {
         .await
         .fails_for("no id of an event");
     world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn status_is_looked_at_again_and_goes_on_while_the_core_is_away() {
+    let mut world = World::with(Options::core_only()).await;
+    world.ready(Service::IngressConsumer).await;
+    let watch = ["status", "--watch=100ms", "--json"];
+    let mut watch = program::command(&world, &watch)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut shown = BufReader::new(watch.stdout.take().unwrap()).lines();
+    let mut told = BufReader::new(watch.stderr.take().unwrap()).lines();
+    let limit = Duration::from_mins(1);
+    let looked = async {
+        let mut times = Vec::new();
+        while times.len() < 3 {
+            let line = shown.next_line().await.unwrap().unwrap();
+            let status: Value = serde_json::from_str(&line).unwrap();
+            assert!(status["pipeline"]["ingress"].is_object(), "{status}");
+            times.push(status["at"].as_str().unwrap().to_owned());
+        }
+        assert!(times.is_sorted() && times[0] != times[2], "{times:?}");
+    };
+    tokio::time::timeout(limit, looked).await.unwrap();
+    world.stop_service(Service::IngressConsumer).await;
+    let line = tokio::time::timeout(limit, told.next_line()).await;
+    let line = line.unwrap().unwrap().unwrap();
+    assert!(line.starts_with("headrace: "), "{line}");
+    assert_eq!(watch.try_wait().unwrap(), None, "it has ended");
+    watch.kill().await.unwrap();
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_shell_takes_the_completions() {
+    const SCRIPT: &str = r#"eval "$("$0" completions bash)" && complete -p headrace"#;
+    let shell = Command::new("bash")
+        .args(["--norc", "-c", SCRIPT])
+        .arg(program::program())
+        .output()
+        .await
+        .unwrap();
+    let known = String::from_utf8_lossy(&shell.stdout);
+    assert!(known.contains("headrace"), "{shell:?}");
 }

@@ -51,17 +51,22 @@ pub fn program() -> &'static Path {
     Path::new(env!("CARGO_BIN_EXE_program"))
 }
 
-/// Runs `headrace` with `arguments` against the gateway of `world`, as somebody who may do everything.
-pub async fn headrace(world: &World, arguments: &[&str]) -> Ran {
-    let output = Command::new(program())
+/// `headrace` with `arguments` for the gateway of `world`, as somebody who may do everything.
+pub fn command(world: &World, arguments: &[&str]) -> Command {
+    let mut command = Command::new(program());
+    command
         .args(arguments)
         .env("API_URL", world.url(""))
         .env("API_KEY", INTERNAL_TOKEN)
         .stdin(Stdio::null())
-        .kill_on_drop(true)
-        .output()
-        .await
-        .expect("the program runs");
+        .kill_on_drop(true);
+    command
+}
+
+/// Runs it until it ends.
+pub async fn headrace(world: &World, arguments: &[&str]) -> Ran {
+    let output = command(world, arguments).output().await;
+    let output = output.expect("the program runs");
     let text = |bytes| String::from_utf8(bytes).expect("it says text");
     Ran {
         code: output.status.code().expect("it ends by itself"),
