@@ -1,6 +1,7 @@
 //! Configuration of the core and the relay.
 
 mod audit;
+mod connections;
 mod dead_letters;
 mod ingest;
 mod log;
@@ -17,6 +18,7 @@ use runtime::config::{AmqpConfig, BatchLimit, Config, DatabaseConfig, HttpConfig
 use serde::{Deserialize, Serialize};
 
 pub use audit::AuditConfig;
+pub use connections::ConnectionsConfig;
 pub use dead_letters::DeadLettersConfig;
 pub use ingest::IngestConfig;
 pub use log::LogConfig;
@@ -63,6 +65,8 @@ pub struct ConsumerConfig {
     pub log: LogConfig,
     /// Which publisher reads which stream.
     pub ownership: OwnershipConfig,
+    /// What connections may name.
+    pub connections: ConnectionsConfig,
     /// How polled providers are asked.
     pub polling: PollingConfig,
     /// HTTP provider-ingest.
@@ -226,6 +230,7 @@ impl Config for ConsumerConfig {
         self.batch.validate(problems);
         self.log.validate(problems);
         self.ownership.validate(problems);
+        self.connections.validate(problems);
         self.polling.validate(problems);
         self.ingest.validate(problems);
         self.parked.validate(problems);

@@ -43,7 +43,7 @@ pub use command::{lifetime, main};
 
 use access::PgAccess;
 use config::ConsumerConfig;
-use control::{LogWatch, WayBack};
+use control::{Control, LogWatch, WayBack};
 use installation::{Installation, Moment};
 use reconcile::watch::{self, Queues};
 use retention::Kept;
@@ -71,7 +71,13 @@ pub async fn start(context: Context, config: ConsumerConfig) -> anyhow::Result<S
     let reconcile = control::reconcile_routes(pool.clone(), queues.clone(), patience);
     let log_watch = LogWatch::start(&context, &pool);
     let pipeline = control::pipeline_routes(pool.clone(), queues.clone(), config.pipeline.clone());
-    let routes = control::routes(pool.clone(), config.ownership.clone(), patience)
+    let control = Control {
+        pool: pool.clone(),
+        ownership: config.ownership.clone(),
+        allowed: Arc::new(config.connections.clone()),
+        patience,
+    };
+    let routes = control::routes(control)
         .merge(parked)
         .merge(dead_letters)
         .merge(reconcile)

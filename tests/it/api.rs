@@ -5,7 +5,7 @@ use std::time::Duration;
 use headrace::services::Service;
 use serde_json::{Value, json};
 use tests::frames::frame;
-use tests::harness::{World, envelopes, eventually};
+use tests::harness::{Options, World, envelopes, eventually};
 
 const SOON: Duration = Duration::from_secs(30);
 
@@ -44,6 +44,32 @@ async fn connections_are_added_listed_shown_and_removed() {
         world.get("/v1/workspaces/depot/connections").await.1["items"],
         json!([])
     );
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_name_only_what_the_installation_allows() {
+    let world = World::with(Options {
+        settings: vec![
+            ("connections.endpoints", "[\"ws://127.0.0.1:9/\"]"),
+            ("connections.credentials", "[\"file:/run/{workspace}/\"]"),
+        ],
+        ..Options::core_only()
+    })
+    .await;
+    world.ready(Service::IngressConsumer).await;
+    let url = world.url("/v1/workspaces/depot/connections");
+    for (endpoint, credential, expected) in [
+        ("ws://127.0.0.1:9/live", "file:/run/depot/key", 201),
+        ("ws://127.0.0.1:99/live", "file:/run/depot/key", 400),
+        ("ws://127.0.0.1:9/live", "file:/run/harbour/key", 400),
+        ("ws://127.0.0.1:9/live", "env:THEIR_KEY", 400),
+    ] {
+        let new = json!({"provider": "viriciti", "kind": "stream", "endpoint": endpoint,
+            "credential": credential, "settings": {"vehicles": {"bus-1": ["soc"]}}});
+        let answer = world.http.post(&url).json(&new).send().await.unwrap();
+        assert_eq!(answer.status(), expected, "{endpoint} {credential}");
+    }
     world.stop().await;
 }
 

@@ -6,13 +6,16 @@ use runtime::{clock, credential};
 use shared_model::{ConnectionId, ConnectionKind, Provider, WorkspaceId};
 
 use super::connections::NewConnection;
+use crate::config::ConnectionsConfig;
 use crate::interpret::{Provision, provision};
 use crate::store::connection::Connection;
 
-/// The connection and how it is read, or everything that is wrong with it.
+/// The connection and how it is read, or everything that is wrong with it. It names nothing but what is
+/// `allowed`.
 pub fn check(
     workspace: WorkspaceId,
     new: NewConnection,
+    allowed: &ConnectionsConfig,
 ) -> Result<(Connection, Provision), Problem> {
     let mut problems = Vec::new();
     let kind = ConnectionKind::from_name(&new.kind);
@@ -24,7 +27,15 @@ pub fn check(
     }
     // Of an unknown kind, everything else is checked as if it were the usual one.
     let assumed = kind.unwrap_or(ConnectionKind::Stream);
-    problems.extend(endpoint_problem(assumed, &new.endpoint));
+    if let Some(problem) = endpoint_problem(assumed, &new.endpoint) {
+        problems.push(problem);
+    } else if assumed != ConnectionKind::Push && !allowed.admits_endpoint(&new.endpoint) {
+        problems.push(
+            "endpoint is none that this installation allows; who operates it adds it to \
+             connections.endpoints of the core"
+                .to_owned(),
+        );
+    }
     if holds_credential(&new.endpoint) {
         problems.push(
             "endpoint holds a credential in its query; write it as credential env:NAME or file:PATH"
@@ -42,6 +53,14 @@ pub fn check(
         problems.push("credential is not a reference; write env:NAME or file:PATH".to_owned());
     } else if let Some(Err(error)) = new.credential.as_deref().map(credential::check) {
         problems.push(error.to_string());
+    } else if let Some(credential) = &new.credential
+        && !allowed.admits_credential(&workspace, credential)
+    {
+        problems.push(
+            "credential is none that this workspace may use; who operates the installation adds it to \
+             connections.credentials of the core"
+                .to_owned(),
+        );
     }
     let provider = Provider::new(new.provider.as_str());
     let read = provider
@@ -145,7 +164,34 @@ mod tests {
 
     fn check_json(new: Value) -> Result<(Connection, Provision), String> {
         let new = serde_json::from_value(new).unwrap();
-        check(WorkspaceId::new("demo").unwrap(), new).map_err(|problem| problem.detail)
+        let workspace = WorkspaceId::new("demo").unwrap();
+        check(workspace, new, &ConnectionsConfig::default()).map_err(|problem| problem.detail)
+    }
+
+    #[test]
+    fn a_connection_names_what_the_installation_allows() {
+        let allowed = ConnectionsConfig {
+            endpoints: vec!["wss://sdk.example/".to_owned()],
+            credentials: vec!["file:/run/{workspace}/".to_owned()],
+        };
+        let problem = |endpoint: &str, credential: &str| {
+            let new = json!({"provider": "viriciti", "kind": "stream", "endpoint": endpoint,
+                "credential": credential, "settings": {"vehicles": {"bus-1": ["soc"]}}});
+            let workspace = WorkspaceId::new("demo").unwrap();
+            let checked = check(workspace, serde_json::from_value(new).unwrap(), &allowed);
+            checked.err().map(|problem| problem.detail)
+        };
+        assert_eq!(
+            problem("wss://sdk.example/live", "file:/run/demo/key"),
+            None
+        );
+        let told = problem("wss://elsewhere/live", "file:/run/theirs/key").unwrap();
+        assert!(told.contains("connections.endpoints"), "{told}");
+        assert!(told.contains("connections.credentials"), "{told}");
+        let push = json!({"provider": "viriciti", "kind": "push",
+            "settings": {"vehicles": {"bus-1": ["soc"]}}});
+        let push = serde_json::from_value(push).unwrap();
+        assert!(check(WorkspaceId::new("demo").unwrap(), push, &allowed).is_ok());
     }
 
     #[test]

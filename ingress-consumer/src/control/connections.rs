@@ -154,7 +154,7 @@ pub async fn add(
     Path(at): Path<InWorkspace>,
     Json(new): Json<NewConnection>,
 ) -> Result<Response, Problem> {
-    let (connection, provision) = check(at.workspace()?, new)?;
+    let (connection, provision) = check(at.workspace()?, new, &control.allowed)?;
     let installation = installation(&mut *control.pool.acquire().await?).await?;
     let registered = db::in_tx(&control.pool, "add_connection", |tx| {
         insert(tx, installation, &connection, &provision)

@@ -20,6 +20,7 @@ mod vehicle_events;
 mod verdicts;
 pub(crate) mod words;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::DefaultBodyLimit;
@@ -30,7 +31,7 @@ use sqlx::{PgConnection, PgPool};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::config::OwnershipConfig;
+use crate::config::{ConnectionsConfig, OwnershipConfig};
 use crate::installation::Installation;
 use crate::store::StoreError;
 
@@ -59,20 +60,20 @@ const LARGEST_BODY: usize = 16 * 1024 * 1024;
 /// What the control API's handlers share.
 #[derive(Debug, Clone)]
 pub struct Control {
-    pool: PgPool,
-    ownership: OwnershipConfig,
+    /// The core's database.
+    pub pool: PgPool,
+    /// Which publisher reads which stream.
+    pub ownership: OwnershipConfig,
+    /// What connections may name.
+    pub allowed: Arc<ConnectionsConfig>,
     /// For how long a frame may be on its way before it is missing.
-    patience: Duration,
+    pub patience: Duration,
 }
 
 /// The control API's routes.
 #[must_use]
-pub fn routes(pool: PgPool, ownership: OwnershipConfig, patience: Duration) -> OpenApiRouter {
-    router().with_state(Control {
-        pool,
-        ownership,
-        patience,
-    })
+pub fn routes(control: Control) -> OpenApiRouter {
+    router().with_state(control)
 }
 
 /// The same without what their handlers share.
