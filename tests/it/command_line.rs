@@ -120,3 +120,16 @@ async fn a_shell_takes_the_completions() {
     let known = String::from_utf8_lossy(&shell.stdout);
     assert!(known.contains("headrace"), "{shell:?}");
 }
+
+#[tokio::test]
+async fn what_nobody_reads_to_its_end_is_no_failure() {
+    const SCRIPT: &str = r#"set -o pipefail; "$0" completions zsh | true"#;
+    let shell = Command::new("bash")
+        .args(["--norc", "-c", SCRIPT])
+        .arg(program::program())
+        .output()
+        .await
+        .unwrap();
+    assert!(shell.status.success(), "{shell:?}");
+    assert!(shell.stderr.is_empty(), "{shell:?}");
+}

@@ -1,6 +1,7 @@
 //! The `headrace` command line.
 
 use std::ffi::OsString;
+use std::io::{self, Write as _};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -173,13 +174,9 @@ pub fn main_with(arguments: impl IntoIterator<Item = impl Into<OsString> + Clone
         Some(Command::Vehicles(arguments)) => vehicles::main(arguments),
         Some(Command::Tail(arguments)) => tail::main(arguments),
         Some(Command::Completions { shell }) => {
-            clap_complete::generate(
-                shell,
-                &mut Cli::command(),
-                "headrace",
-                &mut std::io::stdout(),
-            );
-            ExitCode::SUCCESS
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "headrace", &mut script);
+            run(async { Ok(io::stdout().write_all(&script)?) })
         }
         Some(Command::Connection(command)) => connection::main(command),
         Some(Command::Keys(command)) => keys::main(command),
@@ -211,11 +208,18 @@ pub(crate) fn run(command: impl Future<Output = anyhow::Result<()>>) -> ExitCode
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
+        Err(error) if has_no_reader(&error) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("headrace: {error:#}");
             ExitCode::FAILURE
         }
     }
+}
+
+/// Whether whoever reads the output has seen enough of it, as `head` has.
+fn has_no_reader(error: &anyhow::Error) -> bool {
+    let io = error.downcast_ref::<io::Error>();
+    io.is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }
 
 #[cfg(test)]
