@@ -201,16 +201,14 @@ async fn every_error_is_a_problem_that_says_what_to_do() {
         .await
         .unwrap();
     assert_eq!(answer.headers()["content-type"], "application/problem+json");
-    assert_eq!(
-        world
-            .http
-            .post(world.url("/v1/workspaces/w/vehicles"))
-            .send()
-            .await
-            .unwrap()
-            .status(),
-        405
-    );
+    let direct = format!("http://{}", world.address(Service::SnapshotProjection));
+    for base in [world.url(""), direct] {
+        let url = format!("{base}/v1/workspaces/w/vehicles");
+        let answer = world.http.post(url).send().await.unwrap();
+        assert_eq!(answer.status(), 405);
+        let allowed = answer.headers()["allow"].to_str().unwrap();
+        assert_eq!(allowed.replace(' ', ""), "GET,HEAD");
+    }
     world.stop().await;
 }
 

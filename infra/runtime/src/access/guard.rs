@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::extract::rejection::RawPathParamsRejection;
 use axum::extract::{MatchedPath, RawPathParams, Request, State};
-use axum::http::HeaderMap;
+use axum::http::{HeaderMap, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
@@ -69,7 +69,13 @@ pub(crate) async fn guard(
                 reason = refusal.problem.detail,
                 "a request is turned away"
             );
-            refusal.into_response()
+            let mut response = refusal.into_response();
+            if rule == Rule::NotAllowed
+                && let Ok(methods) = guarded.rules.methods(path.as_str()).parse()
+            {
+                response.headers_mut().insert(header::ALLOW, methods);
+            }
+            response
         }
     }
 }

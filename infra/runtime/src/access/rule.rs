@@ -1,7 +1,7 @@
 //! What each route asks of a principal, read from the API's description, so that what is documented is
 //! what is enforced. Pure.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use axum::http::Method;
 use serde_json::Value;
@@ -86,6 +86,17 @@ impl Rules {
             scope.map_or(Rule::Anyone, Rule::Scope)
         })
     }
+
+    /// The methods that the route at `path` (as it is declared) takes, as the header `Allow` has them.
+    #[must_use]
+    pub fn methods(&self, path: &str) -> String {
+        let described = self.0.get(path).into_iter().flat_map(HashMap::keys);
+        let mut names: BTreeSet<_> = described.map(Method::as_str).collect();
+        if names.contains("GET") {
+            names.insert("HEAD");
+        }
+        names.into_iter().collect::<Vec<_>>().join(", ")
+    }
 }
 
 /// The scopes that an operation's `security` names.
@@ -118,6 +129,7 @@ mod tests {
         assert_eq!(rules.find(path, &Method::HEAD), Rule::Scope(Scope::Read));
         assert_eq!(rules.find(path, &Method::DELETE), Rule::NotAllowed);
         assert_eq!(rules.find("/internal/v1/x", &Method::GET), Rule::Internal);
+        assert_eq!(rules.methods(path), "GET, HEAD");
     }
 
     #[test]
