@@ -198,8 +198,13 @@ async fn post(world: &World, url: &str, body: &Value) -> Value {
 }
 
 /// Asks for `operation` at `path` with `credential`: status, and the body unless it goes on for ever.
-async fn ask(operation: &Operation, url: String, credential: Option<&str>) -> (u16, String) {
-    let mut request = Client::new().request(operation.method.clone(), url);
+async fn ask(
+    client: &Client,
+    operation: &Operation,
+    url: String,
+    credential: Option<&str>,
+) -> (u16, String) {
+    let mut request = client.request(operation.method.clone(), url);
     if let Some(credential) = credential {
         request = request.bearer_auth(credential);
     }
@@ -217,10 +222,17 @@ async fn ask(operation: &Operation, url: String, credential: Option<&str>) -> (u
     (status.as_u16(), body)
 }
 
+/// Where an operation is: at its service, and at the gateway.
+fn bases(world: &World, operation: &Operation) -> [String; 2] {
+    let direct = format!("http://{}", world.address(operation.service));
+    [direct, world.url("")]
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn every_operation_asks_who_it_is_and_whether_they_may() {
     let issuer = Issuer::start().await;
     let (world, things) = world(&issuer.settings()).await;
+    let client = Client::new();
     let ours = issuer.token(&["w"], &Scope::ALL);
     let theirs = credentials(&world, &issuer, &["theirs"], &Scope::ALL).await;
     let past = json!({"exp": runtime::clock::now().timestamp() - 3600});
@@ -233,22 +245,21 @@ async fn every_operation_asks_who_it_is_and_whether_they_may() {
     }
     let never: Vec<_> = things.values().filter(|name| name.len() > 8).collect();
     let operations = operations();
-    for operation in &operations {
-        let path = operation.filled("w", &things);
-        let of_one = path.contains(NOTHING) && operation.path.contains("{workspace}");
-        assert!(!of_one, "nothing is there for {}", operation.path);
-    }
+    let of_nothing = operations
+        .iter()
+        .find(|of| of.path.contains("{workspace}") && of.filled("w", &things).contains(NOTHING));
+    assert!(of_nothing.is_none(), "nothing is there for {of_nothing:?}");
     for operation in &operations {
         let path = operation.filled("w", &things);
         let (of_nowhere, nothing) = (
             operation.filled("nowhere", &BTreeMap::new()),
             BTreeMap::new(),
         );
-        let direct = format!("http://{}", world.address(operation.service));
-        for base in [direct, world.url("")] {
+        for base in bases(&world, operation) {
             let what = format!("{} {base}{path}", operation.method);
-            let ask_at =
-                |path: &str, credential| ask(operation, format!("{base}{path}"), credential);
+            let ask_at = |path: &str, credential| {
+                ask(&client, operation, format!("{base}{path}"), credential)
+            };
 
             let (status, body) = ask_at(&path, None).await;
             assert_eq!(status, 401, "{what} without a credential: {body}");
@@ -313,13 +324,12 @@ async fn every_operation_asks_who_it_is_and_whether_they_may() {
     }
     // Only now, since this changes what is there.
     for operation in &operations {
-        let path = operation.filled("w", &things);
-        let direct = format!("http://{}", world.address(operation.service));
-        for base in [direct, world.url("")] {
-            let (status, body) = ask(operation, format!("{base}{path}"), Some(&ours)).await;
+        for base in bases(&world, operation) {
+            let url = base + &operation.filled("w", &things);
+            let (status, body) = ask(&client, operation, url.clone(), Some(&ours)).await;
             assert!(
                 ![401, 403, 405].contains(&status),
-                "{} {path} with all that it needs: {status} {body}",
+                "{} {url} with all that it needs: {status} {body}",
                 operation.method
             );
         }

@@ -102,6 +102,7 @@ async fn an_installation_goes_on_from_a_dump() {
         Service::OutboxRelay,
         Service::SnapshotProjection,
         Service::HealthProjection,
+        Service::Reactions,
     ];
     let mut world = World::with(Options {
         without: vec![Service::IngressPublisher],

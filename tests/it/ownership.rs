@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use futures_util::{StreamExt as _, stream};
 use headrace::services::Service;
 use ingress_consumer::control::{StreamDetails, StreamPage};
 use provider_sim::ScriptedProvider;
@@ -17,6 +18,8 @@ use tests::harness::{Options, PublisherProcess, World, eventually, provider};
 use crate::program::program;
 
 const SOON: Duration = Duration::from_mins(1);
+/// How many connections are added at once.
+const AT_ONCE: usize = 8;
 const LEASE: Duration = Duration::from_secs(3);
 
 fn publisher(world: &World) -> PublisherProcess {
@@ -31,10 +34,15 @@ async fn world_with(streams: usize) -> (World, ScriptedProvider) {
     })
     .await;
     let provider = provider();
-    for n in 0..streams {
+    world.ready(Service::IngressConsumer).await;
+    let url = provider.live_url();
+    let connect = async |n| {
         let settings = json!({"vehicles": {format!("bus-{n}"): ["soc"]}, "backfill": false});
-        world.connect("w", &provider.live_url(), settings).await;
-    }
+        world.post_connection("w", &url, settings).await;
+    };
+    stream::iter(0..streams)
+        .for_each_concurrent(AT_ONCE, connect)
+        .await;
     (world, provider)
 }
 
@@ -108,7 +116,7 @@ async fn all_arrive(world: &World, sent: usize) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_publisher_that_is_killed_loses_its_streams_to_the_others_within_a_lease() {
-    const STREAMS: usize = 300;
+    const STREAMS: usize = 150;
     let (world, provider) = world_with(STREAMS).await;
     let (first, second) = (publisher(&world), publisher(&world));
     settled(&world, STREAMS, &[&first, &second], SOON).await;
