@@ -1,6 +1,6 @@
 //! The commands that look at a running system: status, vehicles and tail.
 
-use std::process::Stdio;
+use std::process::{Output, Stdio};
 use std::time::Duration;
 
 use headrace::services::Service;
@@ -108,28 +108,27 @@ async fn status_is_looked_at_again_and_goes_on_while_the_core_is_away() {
     world.stop().await;
 }
 
+/// What comes of `script` in a shell, where `$0` is the program.
+async fn shell(script: &str) -> Output {
+    let shell = Command::new("bash")
+        .args(["--norc", "-c", script])
+        .arg(program::program())
+        .output();
+    shell.await.unwrap()
+}
+
 #[tokio::test]
 async fn a_shell_takes_the_completions() {
-    const SCRIPT: &str = r#"eval "$("$0" completions bash)" && complete -p headrace"#;
-    let shell = Command::new("bash")
-        .args(["--norc", "-c", SCRIPT])
-        .arg(program::program())
-        .output()
-        .await
-        .unwrap();
+    let shell = shell(r#"eval "$("$0" completions bash)" && complete -p headrace"#).await;
     let known = String::from_utf8_lossy(&shell.stdout);
     assert!(known.contains("headrace"), "{shell:?}");
 }
 
 #[tokio::test]
 async fn what_nobody_reads_to_its_end_is_no_failure() {
-    const SCRIPT: &str = r#"set -o pipefail; "$0" completions zsh | true"#;
-    let shell = Command::new("bash")
-        .args(["--norc", "-c", SCRIPT])
-        .arg(program::program())
-        .output()
-        .await
-        .unwrap();
-    assert!(shell.status.success(), "{shell:?}");
-    assert!(shell.stderr.is_empty(), "{shell:?}");
+    let shell = shell(r#"set -o pipefail; "$0" completions zsh | true"#).await;
+    assert!(
+        shell.status.success() && shell.stderr.is_empty(),
+        "{shell:?}"
+    );
 }

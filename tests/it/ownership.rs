@@ -116,7 +116,7 @@ async fn all_arrive(world: &World, sent: usize) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_publisher_that_is_killed_loses_its_streams_to_the_others_within_a_lease() {
-    const STREAMS: usize = 150;
+    const STREAMS: usize = 300;
     let (world, provider) = world_with(STREAMS).await;
     let (first, second) = (publisher(&world), publisher(&world));
     settled(&world, STREAMS, &[&first, &second], SOON).await;

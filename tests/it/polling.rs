@@ -352,15 +352,16 @@ async fn two_replicas_ask_for_many_connections_in_turns_and_within_the_budget() 
     );
     let mut hits = provider.hits();
     hits.sort_by_key(|hit| hit.at);
-    // No second has more than it may; two that were delayed differently may fall into one.
+    // No five seconds have more than they may; two that were delayed differently may fall into them. Of less
+    // than that, a machine that stands still for a moment makes much.
     for (index, first) in hits.iter().enumerate() {
         let within = hits[index..]
             .iter()
-            .take_while(|hit| hit.at - first.at < Duration::from_secs(2))
+            .take_while(|hit| hit.at - first.at < Duration::from_secs(5))
             .count();
         assert!(
-            within <= 2 * PER_SECOND + 2,
-            "{within} requests in 2 s, {PER_SECOND} a second are allowed"
+            within <= 5 * PER_SECOND + 2,
+            "{within} requests in 5 s, {PER_SECOND} a second are allowed"
         );
     }
     let most = hits.iter().filter(|hit| hit.at > begun).count() / CONNECTIONS;
