@@ -28,7 +28,7 @@ type Things = BTreeMap<&'static str, String>;
 pub struct Operation {
     method: Method,
     path: String,
-    service: Service,
+    pub service: Service,
     /// What it asks for; nothing where any principal will do.
     scope: Option<Scope>,
     has_body: bool,
@@ -59,7 +59,7 @@ impl Operation {
 }
 
 /// The descriptions of all services, each with the service.
-pub fn descriptions() -> Vec<(Service, Value)> {
+fn descriptions() -> Vec<(Service, Value)> {
     let value = |description| serde_json::to_value(description).unwrap();
     vec![
         (

@@ -111,12 +111,11 @@ impl Worker {
     /// All others who wait while the database is away: they would wait as long to learn the same.
     fn waiting(&self) -> Vec<oneshot::Sender<Found>> {
         // Where another worker has the queue, there is nothing in it.
-        let queue = self.queue.try_lock().ok();
-        let waiting = queue.map(|mut queue| {
-            let next = || queue.try_recv().ok().map(|wanted| wanted.reply);
-            std::iter::from_fn(next).collect()
-        });
-        waiting.unwrap_or_default()
+        let Ok(mut queue) = self.queue.try_lock() else {
+            return Vec::new();
+        };
+        let waiting = std::iter::from_fn(|| queue.try_recv().ok());
+        waiting.map(|wanted| wanted.reply).collect()
     }
 }
 

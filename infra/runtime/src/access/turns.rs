@@ -85,10 +85,8 @@ async fn wait(
     request: Request,
     next: Next,
 ) -> Response {
-    let waits = match rules.find(route.as_str(), request.method()) {
-        Rule::Scope(scope) => scope != Scope::Ingest,
-        Rule::Anyone | Rule::Internal | Rule::NotAllowed => false,
-    };
+    let rule = rules.find(route.as_str(), request.method());
+    let waits = matches!(rule, Rule::Scope(scope) if scope != Scope::Ingest);
     let principal = request.extensions().get::<Principal>();
     let principal = principal.filter(|principal| waits && **principal != Principal::internal());
     let Some(principal) = principal else {
